@@ -1,0 +1,1 @@
+//! Tensor operations: each fused one has a plain twin in candle operations.

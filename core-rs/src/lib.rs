@@ -1,0 +1,6 @@
+//! Models, sampling and gradient steps for grpo-cl. Imports go left to right:
+//! `kernels · model · train · text · engine · ffi`; `ffi` alone holds raw pointers.
+pub mod error;
+pub mod kernels;
+pub mod model;
+pub mod train;

@@ -1,0 +1,179 @@
+/**
+ * What the training loop needs from a model. `engine.ts` implements it over the Rust core, `fake.ts` answers from a
+ * script so that the loop, the methods and the checkpoint are tested without Rust.
+ *
+ * Axes: S sequences of a batch · N tokens of all sequences, laid end to end · V vocabulary.
+ */
+
+/** A model that lives in the core. `policy` is the one that learns; others are frozen (`base`, `user`). */
+export type ModelName = string;
+
+export interface ModelInfo {
+  /** `model_type` of config.json. */
+  readonly architecture: "qwen2" | "qwen3" | "llama";
+  readonly parameters: number;
+  readonly vocab_size: number;
+  /** `max_position_embeddings`. */
+  readonly context_tokens_max: number;
+  /** End-of-turn tokens: generation_config.json's `eos_token_id`, else config.json's. */
+  readonly eos_token_ids: readonly number[];
+  /** False when the directory has no chat template: such a model can be trained on tokens, but not talked to. */
+  readonly has_chat_template: boolean;
+  readonly dtype: string;
+  readonly device: string;
+}
+
+/** A message as chat templates see it. `tool_calls[].function.arguments_json` is JSON text, so that `2.0` stays `2.0`. */
+export interface ChatMessage {
+  readonly role: "system" | "user" | "assistant" | "tool";
+  readonly content: string | null;
+  readonly tool_calls?: readonly { readonly function: { readonly name: string; readonly arguments_json: string } }[];
+  readonly tool_call_id?: string;
+}
+
+export interface RenderOptions {
+  /** JSON text of the OpenAI tool schemas (an array), or null for none. */
+  readonly tools_json: string | null;
+  readonly add_generation_prompt: boolean;
+  readonly enable_thinking: boolean;
+}
+
+export interface SamplingOptions {
+  /** 0 is greedy. */
+  readonly temperature: number;
+  /** 1 is off. */
+  readonly top_p: number;
+  /** 0 is off. */
+  readonly top_k: number;
+  /** 0 is off. */
+  readonly min_p: number;
+  readonly max_new_tokens: number;
+  /** Sampling stops after one of these; it is part of the returned tokens. */
+  readonly stop_token_ids: readonly number[];
+}
+
+export interface SampleRequest extends SamplingOptions {
+  readonly model: ModelName;
+  /** null opens a sequence; otherwise the turn is appended to a live one, without prefill of its history. */
+  readonly sequence: SequenceId | null;
+  /** Tokens put before sampling starts: the whole prompt of a new sequence, or what came since the last sampled token. */
+  readonly tokens: Uint32Array;
+  /** The random stream of this call: same seed, same weights, same tokens → same result, whatever else runs. */
+  readonly seed: bigint;
+  /** Upper bound on the sequence (prompt + sampled); reached → stop "context_window_exceeded". */
+  readonly context_tokens_max: number;
+}
+
+export type SequenceId = number;
+export type SampleStop = "stop_token" | "max_new_tokens" | "context_window_exceeded";
+
+export interface Sampled {
+  readonly sequence: SequenceId;
+  readonly tokens: Uint32Array;
+  /** Log-probability of each sampled token under softmax(logits / temperature) (temperature 0: of softmax(logits)). */
+  readonly logprobs: Float32Array;
+  readonly stop: SampleStop;
+}
+
+/** S ragged sequences. Equal prefixes are found and computed once by the core. */
+export interface TokenBatch {
+  readonly tokens_N: Uint32Array;
+  /** S + 1 offsets into tokens_N; the first is 0, the last N. */
+  readonly offsets: Uint32Array;
+}
+
+/**
+ * A micro-batch with its loss. Position t of `*_N` speaks about token t given those before it; a sequence's first token
+ * is never in the loss. loss = Σ_t weight_t · ℓ_t, so the normaliser of grpo, bnpo, dapo or dr_grpo is in the weights.
+ */
+export interface TrainingBatch extends TokenBatch {
+  /** 0 = not in the loss. */
+  readonly weights_N: Float32Array;
+  readonly advantages_N: Float32Array;
+  /** Log-probabilities recorded while sampling, at `temperature`; ignored where the weight is 0. */
+  readonly old_logprobs_N: Float32Array;
+}
+
+export type LossOptions =
+  | {
+      /** ℓ = -min(r·A, clip(r, 1-clip_low, 1+clip_high)·A) + kl_coef·k3 (times r when kl_ratio_correction, as TRL does). */
+      readonly kind: "grpo";
+      readonly clip_low: number;
+      readonly clip_high: number;
+      readonly kl_coef: number;
+      readonly kl_ratio_correction: boolean;
+      /** Frozen model that the KL is measured against; needed when kl_coef > 0 (with kl_coef 0 and an anchor, KL is only measured). */
+      readonly anchor: ModelName | null;
+      /** Entropy bonus: ℓ -= entropy_coef · H. */
+      readonly entropy_coef: number;
+      readonly temperature: number;
+    }
+  | {
+      /** ℓ = -log π(token): supervised warm-up. */
+      readonly kind: "nll";
+      readonly temperature: number;
+    };
+
+/** Means are over tokens with a weight, of this micro-batch. `loss` is Σ weight·ℓ. */
+export interface GradientReport {
+  readonly loss: number;
+  readonly loss_tokens: number;
+  readonly kl_mean: number;
+  readonly entropy_mean: number;
+  readonly clip_low_fraction: number;
+  readonly clip_high_fraction: number;
+  /** Largest |recomputed - recorded| log-probability. */
+  readonly logprob_diff_max: number;
+  /** Tokens that were really computed, after sharing prefixes. */
+  readonly computed_tokens: number;
+}
+
+export interface OptimizerOptions {
+  readonly learning_rate: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly eps: number;
+  /** Norm weights and biases are spared. */
+  readonly weight_decay: number;
+  /** 0 = no clipping. */
+  readonly max_grad_norm: number;
+}
+
+export interface OptimizerReport {
+  /** Global gradient norm before clipping. */
+  readonly grad_norm: number;
+  /** True when the gradient was not finite: nothing moved. */
+  readonly skipped: boolean;
+}
+
+export type WeightOp =
+  /** Moments, step count and accumulated gradients back to zero. */
+  | { readonly op: "reset_optimizer" }
+  /** Copies the policy's weights as a frozen model under `name` (replaces one of that name). */
+  | { readonly op: "snapshot"; readonly name: ModelName }
+  | { readonly op: "drop"; readonly name: ModelName };
+
+export interface Policy extends Disposable {
+  readonly info: ModelInfo;
+  /** Loads another model directory as a frozen one, for `user` or `base`. */
+  loadModel(name: ModelName, directory: string): Promise<ModelInfo>;
+  render(model: ModelName, messages: readonly ChatMessage[], options: RenderOptions): Promise<string>;
+  /** Special tokens in the text become their ids; nothing is added. */
+  tokenize(model: ModelName, text: string): Promise<Uint32Array>;
+  decode(model: ModelName, tokens: Uint32Array, options: { readonly skip_special: boolean }): Promise<string>;
+  sample(request: SampleRequest): Promise<Sampled>;
+  /** Frees a sequence (idempotent); a running sample of it ends with an EngineError `Cancelled`. */
+  release(model: ModelName, sequence: SequenceId): void;
+  /** Adds the batch's gradient to the accumulated one. */
+  forwardBackward(batch: TrainingBatch, loss: LossOptions): Promise<GradientReport>;
+  /** Clips, steps AdamW on f32 master weights, zeroes the gradient; live sequences of the policy become stale. */
+  optimizerStep(options: OptimizerOptions): Promise<OptimizerReport>;
+  /** log π(token | before) for each token, at `temperature`; 0 for the first of a sequence. */
+  logprobs(model: ModelName, batch: TokenBatch, options: { readonly temperature: number }): Promise<Float32Array>;
+  weightOp(op: WeightOp): Promise<void>;
+  /** Writes config.json, model.safetensors, tokenizer and template: loads in transformers unchanged. */
+  save(directory: string): Promise<void>;
+  /** Optimizer moments, master weights and step count. */
+  saveState(file: string): Promise<void>;
+  loadState(file: string): Promise<void>;
+}
