@@ -1,0 +1,212 @@
+/**
+ * Every knob of a run, its default and what it means: one page. Flags, config files, the JSON Schema and the option
+ * table of the README all follow from it. Names are those that Hugging Face and TRL users know.
+ */
+import * as v from "valibot";
+
+const text = (description: string) => v.pipe(v.string(), v.nonEmpty(), v.description(description));
+const flag = (byDefault: boolean, description: string) =>
+  v.optional(v.pipe(v.boolean(), v.description(description)), byDefault);
+const choice = <const T extends readonly [string, ...string[]]>(values: T, byDefault: T[number], description: string) =>
+  v.optional(v.pipe(v.picklist(values), v.description(description)), byDefault);
+
+/** A whole number of at least `least`. */
+const whole = (least: number, description: string) =>
+  v.pipe(v.number(), v.safeInteger(), v.minValue(least), v.description(description));
+const count = (least: number, byDefault: number, description: string) =>
+  v.optional(whole(least, description), byDefault);
+const atLeast = (least: number, byDefault: number, description: string) =>
+  v.optional(v.pipe(v.number(), v.finite(), v.minValue(least), v.description(description)), byDefault);
+const above = (bound: number, byDefault: number, description: string) =>
+  v.optional(v.pipe(v.number(), v.finite(), v.gtValue(bound), v.description(description)), byDefault);
+/** A number from 0 to 1, both included. */
+const fraction = (byDefault: number, description: string) =>
+  v.optional(v.pipe(v.number(), v.minValue(0), v.maxValue(1), v.description(description)), byDefault);
+/** A number from 0 (included) to 1 (excluded). */
+const decay = (byDefault: number, description: string) =>
+  v.optional(v.pipe(v.number(), v.minValue(0), v.ltValue(1), v.description(description)), byDefault);
+const maybe = <T extends v.GenericSchema>(schema: T) => v.optional(v.nullable(schema), null);
+
+const model = {
+  model_name_or_path: text(
+    "Model directory, Hugging Face hub id (`Qwen/Qwen2.5-7B-Instruct`) or `builtin:quickstart`. Required.",
+  ),
+  revision: v.optional(text("Branch, tag or commit on the hub."), "main"),
+  model_dtype: choice(
+    ["bfloat16", "float16", "float32"],
+    "bfloat16",
+    "Type the weights are kept in; on the CPU products are always computed in float32.",
+  ),
+  gradient_checkpointing: flag(false, "Keep only the layers' inputs and recompute each layer in the backward pass."),
+  use_flash_attention: flag(false, "Not in this release: true is refused."),
+  kernels: choice(["fused", "plain"], "fused", "`plain` computes with plain tensor operations: slow, for comparison."),
+  num_threads: count(0, 0, "CPU threads; 0 = all cores. Part of what makes a run repeatable bit for bit."),
+  prefix_sharing: flag(true, "Compute a prefix that several sequences share once."),
+  max_context_tokens: maybe(whole(1, "Longest conversation, in tokens; null = the model's own limit.")),
+};
+
+const sequence = {
+  task_order: v.optional(
+    v.pipe(v.array(v.pipe(v.string(), v.nonEmpty())), v.minLength(1), v.description("Domains, in training order.")),
+    ["airline", "retail", "telecom"],
+  ),
+  num_steps_per_task: count(1, 100, "Steps (one update each) per domain."),
+  batch_size_per_gpu: count(1, 4, "Tasks of a batch; a step takes batch × accumulation tasks."),
+  gradient_accumulation_steps: count(1, 2, "Batches of a step."),
+  nproc_per_node: count(1, 1, "Processes. Not in this release: more than 1 is refused."),
+  max_tasks_per_domain: maybe(
+    whole(1, "Train on the first N tasks of a domain only; null = all. Never limits evaluation."),
+  ),
+  train_split: v.optional(
+    v.pipe(
+      v.number(),
+      v.gtValue(0),
+      v.maxValue(1),
+      v.description("Share of the tasks that is trained on, for domains that bring no split of their own."),
+    ),
+    0.8,
+  ),
+  eval_interval: count(
+    0,
+    5,
+    "Evaluate the current domain every N steps; 0 = only before training and after each domain.",
+  ),
+  save_interval: count(0, 0, "Also save every N steps; 0 = after each domain only."),
+  seed: count(0, 42, "Everything random in the run derives from it."),
+};
+
+const tau2 = {
+  tau2_data_dir: maybe(text("Directory of tau2-bench's data; null = the environment variable TAU2_DATA_DIR.")),
+  max_steps: count(1, 200, "Steps of a conversation (messages), as in tau2-bench."),
+  max_errors: count(1, 10, "Tool errors after which a conversation ends, as in tau2-bench."),
+  noop_tasks: choice(
+    ["keep", "drop_from_train"],
+    "keep",
+    "`drop_from_train` leaves out training tasks that an agent solves by doing nothing.",
+  ),
+};
+
+const sampling = {
+  temperature: atLeast(0, 0.7, "Of the rollouts; above 0 in training."),
+  top_p: v.optional(
+    v.pipe(v.number(), v.gtValue(0), v.maxValue(1), v.description("Nucleus sampling; 1 = off, as training needs it.")),
+    1,
+  ),
+  top_k: count(0, 0, "Sample from the k likeliest tokens; 0 = off, as training needs it."),
+  min_p: decay(0, "Leave out tokens below min_p × the likeliest one; 0 = off, as training needs it."),
+  max_new_tokens: count(1, 2048, "Longest turn of the agent, in tokens."),
+  enable_thinking: flag(false, "Let the chat template open a reasoning block (Qwen3)."),
+  malformed_calls: choice(
+    ["text_to_user", "error_to_agent"],
+    "text_to_user",
+    "What becomes of a tool call that cannot be parsed.",
+  ),
+};
+
+const grpo = {
+  num_samples_per_prompt: count(1, 4, "Rollouts per task (the group); at least 2 in training."),
+  loss_type: choice(["grpo", "dr_grpo", "dapo", "bnpo"], "grpo", "How the loss is normalised over tokens, as in TRL."),
+  scale_rewards: choice(
+    ["group", "batch", "none"],
+    "group",
+    "Divide advantages by the standard deviation of the group, of the batch, or not at all.",
+  ),
+  clip_range: above(0, 0.2, "Clipping of the probability ratio, below 1."),
+  clip_range_high: maybe(v.pipe(v.number(), v.gtValue(0), v.description("Clipping above 1; null = clip_range."))),
+  kl_coef: atLeast(0, 0.1, "Weight of the KL divergence (k3) from the anchor."),
+  kl_anchor: choice(["base"], "base", "What the KL is measured against: `base`, the model before training."),
+  kl_ratio_correction: flag(
+    false,
+    "Multiply the KL by the probability ratio, as TRL does with several updates a batch.",
+  ),
+  entropy_coef: atLeast(0, 0, "Weight of an entropy bonus."),
+};
+
+const optimizer = {
+  learning_rate: above(0, 1e-6, "Of AdamW, after warm-up."),
+  adam_beta1: decay(0.9, "Decay of the first moment."),
+  adam_beta2: decay(0.999, "Decay of the second moment."),
+  adam_eps: above(0, 1e-8, "Added to the root of the second moment."),
+  weight_decay: atLeast(0, 0, "Decoupled; norm weights and biases are spared."),
+  max_grad_norm: atLeast(0, 1, "Clip the gradient's global norm; 0 = off."),
+  warmup_steps: count(0, 10, "Steps of linear warm-up."),
+  reset_optimizer: flag(true, "Restart optimizer and warm-up with each domain."),
+  failed_rollouts_max: fraction(
+    0.5,
+    "Stop when more than this share of a step's rollouts fails for technical reasons.",
+  ),
+};
+
+const evaluation = {
+  eval_temperature: atLeast(0, 0.1, "Of the evaluation's rollouts; 0 = greedy."),
+  eval_trials: count(1, 4, "Trials per task; gives pass^1 to pass^N."),
+  eval_seed: count(0, 1234, "Random streams of the evaluation, the same for every row of the score matrix."),
+  eval_max_tasks: maybe(whole(1, "Evaluate on the first N tasks only; null = the whole split.")),
+};
+
+const cl = {
+  cl_algorithm: choice(["sequential", "replay"], "sequential", "Continual-learning method."),
+  replay_ratio: fraction(0.2, "Replayed tasks as a share of a step's tasks."),
+  replay_budget: choice(["replace", "add"], "replace", "Replayed tasks replace current ones, or come on top."),
+  replay_buffer_size: count(1, 1000, "Rollouts that are remembered."),
+  replay_strategy: choice(
+    ["random", "high_reward", "recent", "balanced"],
+    "random",
+    "Which remembered tasks are replayed.",
+  ),
+};
+
+const output = {
+  log_dir: maybe(text("Run directory; null = `runs/` and the config's name.")),
+  resume_from: maybe(text("Checkpoint directory of an earlier run to go on from.")),
+  wandb_project: maybe(text("Not in this release: a name is refused.")),
+};
+
+const user = v.optional(
+  v.strictObject({
+    kind: choice(
+      ["auto", "scripted", "openai", "local"],
+      "auto",
+      "`auto` = scripted where the domain brings a script, else the frozen step-0 policy. `openai` = any OpenAI-compatible endpoint.",
+    ),
+    model: maybe(
+      text("`openai`: the endpoint's model name; `local`: a model directory, null = the frozen step-0 policy."),
+    ),
+    base_url: maybe(text("`openai`: the endpoint, such as `http://localhost:8000/v1`; null = OpenAI's.")),
+    api_key_env: v.optional(
+      text("`openai`: the environment variable that holds the key; never read otherwise."),
+      "OPENAI_API_KEY",
+    ),
+    temperature: atLeast(0, 0, "Of the simulated user."),
+    timeout_s: above(0, 60, "`openai`: seconds a request may take."),
+    max_retries: count(0, 5, "`openai`: repeats of a failed request."),
+    requests_per_minute: maybe(whole(1, "`openai`: rate limit; null = none.")),
+    price_per_million_input_tokens: atLeast(0, 0, "`openai`: dollars, for the cost in the report."),
+    price_per_million_output_tokens: atLeast(0, 0, "`openai`: dollars, for the cost in the report."),
+  }),
+  {},
+);
+
+/** The knobs by topic, in the order of the option table. */
+export const SECTIONS = { model, sequence, tau2, sampling, grpo, optimizer, evaluation, cl, output } as const;
+
+export const RunConfigSchema = v.strictObject({
+  ...model,
+  ...sequence,
+  ...tau2,
+  ...sampling,
+  ...grpo,
+  ...optimizer,
+  ...evaluation,
+  ...cl,
+  ...output,
+  user,
+});
+
+type DeepReadonly<T> = T extends object ? { readonly [K in keyof T]: DeepReadonly<T[K]> } : T;
+
+/** What may be written: every knob but the model has a default. */
+export type RunConfigInput = DeepReadonly<v.InferInput<typeof RunConfigSchema>>;
+
+/** What a run reads: complete, checked, frozen. Written to config.json; a run with it repeats the run. */
+export type RunConfig = DeepReadonly<Omit<v.InferOutput<typeof RunConfigSchema>, "log_dir"> & { log_dir: string }>;
