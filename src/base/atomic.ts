@@ -1,0 +1,60 @@
+/** Files that are whole or not there: written beside, fsynced, renamed. A crash leaves the old file or the new one. */
+import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+
+export function writeFileAtomic(path: string, content: string | Uint8Array): void {
+  const beside = besideOf(path);
+  const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
+  const file = openSync(beside, "w");
+  try {
+    for (let at = 0; at < bytes.length; ) at += writeSync(file, bytes, at);
+    fsyncSync(file);
+  } finally {
+    closeSync(file);
+  }
+  renameSync(beside, path);
+  syncDirectory(dirname(path));
+}
+
+/**
+ * Puts the directory `staged` at `path`; one that was there goes away last, so that at every moment a whole one exists
+ * under `path` or under the name that `previousOf` gives.
+ */
+export function replaceDirectory(staged: string, path: string): void {
+  const previous = previousOf(path);
+  rmSync(previous, { recursive: true, force: true });
+  try {
+    renameSync(path, previous);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+  }
+  renameSync(staged, path);
+  syncDirectory(dirname(path));
+  rmSync(previous, { recursive: true, force: true });
+}
+
+/** Where a file or directory is written before it gets its name. */
+export const besideOf = (path: string): string => join(dirname(path), `.${basename(path)}.tmp`);
+
+/** Where the old directory waits while the new one gets its name. */
+export const previousOf = (path: string): string => join(dirname(path), `.${basename(path)}.previous`);
+
+/** Makes what was written to a file survive a power cut. */
+export function syncFile(path: string): void {
+  const file = openSync(path, "r+");
+  try {
+    fsyncSync(file);
+  } finally {
+    closeSync(file);
+  }
+}
+
+/** Makes names in a directory survive a power cut. */
+export function syncDirectory(path: string): void {
+  const directory = openSync(path, "r");
+  try {
+    fsyncSync(directory);
+  } finally {
+    closeSync(directory);
+  }
+}
