@@ -1,0 +1,355 @@
+/**
+ * A full `Policy` that answers from a script: the loop, the methods and the checkpoint run in milliseconds without the
+ * Rust core. Its tokens are bytes, its template is plain ChatML, its "weights" are one number that every optimizer step
+ * moves, so that a resumed run can be told from one that never stopped.
+ */
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { EngineError } from "./errors.ts";
+import type {
+  ChatMessage,
+  GradientReport,
+  LossOptions,
+  ModelInfo,
+  ModelName,
+  OptimizerOptions,
+  OptimizerReport,
+  Policy,
+  RenderOptions,
+  Sampled,
+  SampleRequest,
+  SamplingOptions,
+  SequenceId,
+  TokenBatch,
+  TrainingBatch,
+  WeightOp,
+} from "./policy.ts";
+
+/** Bytes are 0..255; these come after them. */
+export const FAKE_IM_START = 256;
+export const FAKE_IM_END = 257;
+const FAKE_VOCAB_SIZE = 258;
+const SPECIAL: Readonly<Record<string, number>> = { "<|im_start|>": FAKE_IM_START, "<|im_end|>": FAKE_IM_END };
+
+export interface ScriptContext {
+  readonly request: SampleRequest;
+  /** `tokens` as text, special tokens included. */
+  readonly text: string;
+  /** Optimizer steps that the sampled model has seen (0 for a frozen one made before any). */
+  readonly weightsVersion: number;
+}
+
+/** What the model says after `tokens` (the whole sequence). Text gets its `<|im_end|>`; tokens are taken as they are. */
+export type FakeScript = (tokens: Uint32Array, context: ScriptContext) => string | ArrayLike<number>;
+
+export interface FakePolicy extends Policy {
+  /** Calls by method name. */
+  readonly calls: Readonly<Record<string, number>>;
+  readonly samples: readonly SampleRequest[];
+  readonly batches: readonly { readonly batch: TrainingBatch; readonly loss: LossOptions }[];
+  readonly optimizerSteps: readonly OptimizerOptions[];
+  readonly weightOps: readonly WeightOp[];
+  /** Names of the frozen models alive now. */
+  readonly models: readonly ModelName[];
+  readonly liveSequences: number;
+  /** The "weights": equal numbers, equal history of optimizer steps. */
+  readonly weights: number;
+}
+
+export interface FakeOptions {
+  readonly context_tokens_max?: number;
+  readonly has_chat_template?: boolean;
+  /** Reported by forwardBackward instead of numbers derived from the batch. */
+  readonly gradientReport?: Partial<GradientReport>;
+  readonly optimizerReport?: Partial<OptimizerReport>;
+}
+
+interface Weights {
+  version: number;
+  value: number;
+}
+
+interface Sequence {
+  readonly model: ModelName;
+  tokens: number[];
+  running: boolean;
+}
+
+export function fakePolicy(script: FakeScript, options: FakeOptions = {}): FakePolicy {
+  return new ScriptedPolicy(script, options);
+}
+
+class ScriptedPolicy implements FakePolicy {
+  readonly info: ModelInfo;
+  readonly calls: Record<string, number> = {};
+  readonly samples: SampleRequest[] = [];
+  readonly batches: { batch: TrainingBatch; loss: LossOptions }[] = [];
+  readonly optimizerSteps: OptimizerOptions[] = [];
+  readonly weightOps: WeightOp[] = [];
+  readonly #script: FakeScript;
+  readonly #options: FakeOptions;
+  readonly #weights: Weights = { version: 0, value: 0 };
+  readonly #frozen = new Map<ModelName, Weights>();
+  readonly #sequences = new Map<SequenceId, Sequence>();
+  #sequencesOpened = 0;
+  #gradient = 0;
+  #closed = false;
+
+  constructor(script: FakeScript, options: FakeOptions) {
+    this.#script = script;
+    this.#options = options;
+    this.info = {
+      architecture: "qwen2",
+      parameters: 1,
+      vocab_size: FAKE_VOCAB_SIZE,
+      context_tokens_max: options.context_tokens_max ?? 1_000_000,
+      eos_token_ids: [FAKE_IM_END],
+      has_chat_template: options.has_chat_template ?? true,
+      dtype: "float32",
+      device: "fake",
+    };
+  }
+
+  get models(): ModelName[] {
+    return [...this.#frozen.keys()];
+  }
+  get liveSequences(): number {
+    return this.#sequences.size;
+  }
+  get weights(): number {
+    return this.#weights.value;
+  }
+
+  async loadModel(name: ModelName, _directory: string): Promise<ModelInfo> {
+    this.#count("loadModel");
+    if (name === "policy") throw new EngineError("BadArgument", "load_model: the name policy is taken by the policy");
+    this.#frozen.set(name, { version: 0, value: 0 });
+    return this.info;
+  }
+
+  async render(model: ModelName, messages: readonly ChatMessage[], options: RenderOptions): Promise<string> {
+    this.#count("render");
+    this.#weightsOf(model);
+    return fakeRender(messages, options);
+  }
+
+  async tokenize(model: ModelName, text: string): Promise<Uint32Array> {
+    this.#count("tokenize");
+    this.#weightsOf(model);
+    return fakeTokenize(text);
+  }
+
+  async decode(model: ModelName, tokens: Uint32Array, options: { skip_special: boolean }): Promise<string> {
+    this.#count("decode");
+    this.#weightsOf(model);
+    return fakeDecode(tokens, options);
+  }
+
+  async sample(request: SampleRequest): Promise<Sampled> {
+    this.#count("sample");
+    this.samples.push(request);
+    const weights = this.#weightsOf(request.model);
+    const id = request.sequence ?? ++this.#sequencesOpened;
+    const sequence = this.#openOrExtend(id, request);
+    const before = Uint32Array.from(sequence.tokens);
+    const context = { request, text: fakeDecode(before, { skip_special: false }), weightsVersion: weights.version };
+    const answer = this.#script(before, context);
+    await new Promise(setImmediate);
+    if (this.#sequences.get(id) !== sequence) throw new EngineError("Cancelled", "sample: cancelled");
+    const { tokens, stop } = cut(typeof answer === "string" ? fakeTokenize(`${answer}<|im_end|>`) : answer, {
+      ...request,
+      room: request.context_tokens_max - before.length,
+    });
+    const logprobs = tokens.map((token, i) => fakeLogprob(i === 0 ? before.at(-1) : tokens[i - 1], token));
+    sequence.tokens.push(...tokens);
+    sequence.running = false;
+    return { sequence: id, tokens: Uint32Array.from(tokens), logprobs: Float32Array.from(logprobs), stop };
+  }
+
+  release(_model: ModelName, sequence: SequenceId): void {
+    this.#count("release");
+    this.#sequences.delete(sequence);
+  }
+
+  async forwardBackward(batch: TrainingBatch, loss: LossOptions): Promise<GradientReport> {
+    this.#count("forwardBackward");
+    assertTrainingBatch(batch);
+    if (loss.kind === "grpo" && loss.anchor !== null) this.#weightsOf(loss.anchor);
+    this.batches.push({ batch, loss });
+    const inLoss = batch.weights_N.reduce((count, weight) => count + (weight === 0 ? 0 : 1), 0);
+    const weighted = batch.weights_N.reduce((sum, weight, n) => sum + weight * (batch.advantages_N[n] ?? 0), 0);
+    this.#gradient += weighted;
+    return {
+      loss: -weighted,
+      loss_tokens: inLoss,
+      kl_mean: 0,
+      entropy_mean: 0,
+      clip_low_fraction: 0,
+      clip_high_fraction: 0,
+      logprob_diff_max: 0,
+      computed_tokens: batch.tokens_N.length,
+      ...this.#options.gradientReport,
+    };
+  }
+
+  async optimizerStep(options: OptimizerOptions): Promise<OptimizerReport> {
+    this.#count("optimizerStep");
+    this.optimizerSteps.push(options);
+    const report = { grad_norm: Math.abs(this.#gradient), skipped: false, ...this.#options.optimizerReport };
+    if (!report.skipped) {
+      this.#weights.version += 1;
+      this.#weights.value = this.#weights.value * 0.5 + options.learning_rate * (1 + this.#gradient);
+    }
+    this.#gradient = 0;
+    this.#staleSequences("policy");
+    return report;
+  }
+
+  async logprobs(model: ModelName, batch: TokenBatch, _options: { temperature: number }): Promise<Float32Array> {
+    this.#count("logprobs");
+    this.#weightsOf(model);
+    assertTokenBatch(batch);
+    const starts = new Set(batch.offsets);
+    return Float32Array.from(batch.tokens_N, (token, n) =>
+      starts.has(n) ? 0 : fakeLogprob(batch.tokens_N[n - 1], token),
+    );
+  }
+
+  async weightOp(op: WeightOp): Promise<void> {
+    this.#count("weightOp");
+    this.weightOps.push(op);
+    if (op.op === "snapshot") this.#frozen.set(op.name, { ...this.#weights });
+    if (op.op === "drop") this.#drop(op.name);
+    if (op.op === "reset_optimizer") this.#gradient = 0;
+  }
+
+  async save(directory: string): Promise<void> {
+    this.#count("save");
+    await mkdir(directory, { recursive: true });
+    await writeFile(join(directory, "fake-model.json"), JSON.stringify(this.#weights));
+  }
+
+  async saveState(file: string): Promise<void> {
+    this.#count("saveState");
+    await mkdir(dirname(file), { recursive: true });
+    await writeFile(file, JSON.stringify(this.#weights));
+  }
+
+  async loadState(file: string): Promise<void> {
+    this.#count("loadState");
+    Object.assign(this.#weights, JSON.parse(await readFile(file, "utf8")));
+    this.#gradient = 0;
+    this.#staleSequences("policy");
+  }
+
+  [Symbol.dispose](): void {
+    this.#closed = true;
+    this.#sequences.clear();
+  }
+
+  #count(method: string): void {
+    if (this.#closed) throw new EngineError("BadHandle", `${method}: the engine is closed`);
+    this.calls[method] = (this.calls[method] ?? 0) + 1;
+  }
+
+  #weightsOf(model: ModelName): Weights {
+    const weights = model === "policy" ? this.#weights : this.#frozen.get(model);
+    if (weights === undefined) throw new EngineError("BadArgument", `no model is named ${model}`);
+    return weights;
+  }
+
+  #openOrExtend(id: SequenceId, request: SampleRequest): Sequence {
+    if (request.sequence === null) this.#sequences.set(id, { model: request.model, tokens: [], running: false });
+    const sequence = this.#sequences.get(id);
+    if (sequence?.model !== request.model) throw new EngineError("BadHandle", `sequence ${id} is not live`);
+    if (sequence.running) throw new EngineError("BadArgument", `sequence ${id} is being sampled already`);
+    if (request.sequence === null && request.tokens.length === 0) {
+      throw new EngineError("BadArgument", "sample: a new sequence needs at least one token");
+    }
+    for (const token of request.tokens) sequence.tokens.push(token);
+    sequence.running = true;
+    return sequence;
+  }
+
+  #drop(name: ModelName): void {
+    this.#weightsOf(name);
+    this.#frozen.delete(name);
+    this.#staleSequences(name);
+  }
+
+  #staleSequences(model: ModelName): void {
+    for (const [id, sequence] of this.#sequences) if (sequence.model === model) this.#sequences.delete(id);
+  }
+}
+
+/** Plain ChatML; tool schemas come at the end of the system message, one a line. */
+export function fakeRender(messages: readonly ChatMessage[], options: RenderOptions): string {
+  const [first] = messages;
+  const system = first?.role === "system" ? (first.content ?? "") : null;
+  const rest = system === null ? messages : messages.slice(1);
+  const tools = options.tools_json === null ? [] : (JSON.parse(options.tools_json) as unknown[]);
+  const head = [...(system === null ? [] : [system]), ...tools.map((tool) => JSON.stringify(tool))];
+  const turns = [...(head.length === 0 ? [] : [turn("system", head.join("\n"))]), ...rest.map(renderedMessage)];
+  return turns.join("") + (options.add_generation_prompt ? "<|im_start|>assistant\n" : "");
+}
+
+const turn = (role: string, body: string) => `<|im_start|>${role}\n${body}<|im_end|>\n`;
+
+function renderedMessage({ role, content, tool_calls = [] }: ChatMessage): string {
+  const calls = tool_calls.map(
+    ({ function: { name, arguments_json } }) =>
+      `<tool_call>\n{"name": ${JSON.stringify(name)}, "arguments": ${arguments_json}}\n</tool_call>`,
+  );
+  return turn(role, [...(content ? [content] : []), ...calls].join("\n"));
+}
+
+export function fakeTokenize(text: string): Uint32Array {
+  const parts = text.split(/(<\|im_start\|>|<\|im_end\|>)/);
+  return Uint32Array.from(parts.flatMap((part) => SPECIAL[part] ?? [...new TextEncoder().encode(part)]));
+}
+
+export function fakeDecode(tokens: ArrayLike<number>, { skip_special }: { readonly skip_special: boolean }): string {
+  const bytes = Array.from(tokens).flatMap((token) => {
+    if (token < 256) return [token];
+    return skip_special ? [] : [...new TextEncoder().encode(token === FAKE_IM_START ? "<|im_start|>" : "<|im_end|>")];
+  });
+  return new TextDecoder().decode(Uint8Array.from(bytes));
+}
+
+/** The scripted answer under the stop rules of the engine. */
+function cut(
+  answer: ArrayLike<number>,
+  limits: SamplingOptions & { readonly room: number },
+): { readonly tokens: number[]; readonly stop: Sampled["stop"] } {
+  const tokens = Array.from(answer);
+  const stopAt = tokens.findIndex((token) => limits.stop_token_ids.includes(token));
+  const wanted = stopAt === -1 ? tokens.length : stopAt + 1;
+  const allowed = Math.max(0, Math.min(limits.max_new_tokens, limits.room));
+  if (stopAt !== -1 && wanted <= allowed) return { tokens: tokens.slice(0, wanted), stop: "stop_token" };
+  const stop =
+    limits.room < limits.max_new_tokens && wanted >= limits.room ? "context_window_exceeded" : "max_new_tokens";
+  return { tokens: tokens.slice(0, Math.min(wanted, allowed)), stop };
+}
+
+/** Any fixed function of the two tokens: what was recorded while sampling is what `logprobs` recomputes. */
+function fakeLogprob(previous: number | undefined, token: number): number {
+  return Math.fround(-(1 + ((token * 31 + (previous ?? 0) * 17) % 97)) / 100);
+}
+
+function assertTokenBatch({ tokens_N, offsets }: TokenBatch): void {
+  const ascending = offsets.every((offset, s) => s === 0 || offset > (offsets[s - 1] ?? 0));
+  if (offsets[0] !== 0 || offsets.at(-1) !== tokens_N.length || !ascending) {
+    throw new EngineError("BadArgument", "offsets must start at 0, ascend and end at the number of tokens");
+  }
+}
+
+function assertTrainingBatch(batch: TrainingBatch): void {
+  assertTokenBatch(batch);
+  const { tokens_N, weights_N, advantages_N, old_logprobs_N } = batch;
+  for (const values of [weights_N, advantages_N, old_logprobs_N]) {
+    if (values.length !== tokens_N.length) throw new EngineError("BadArgument", "every *_N needs one value per token");
+  }
+  for (const start of batch.offsets.subarray(0, -1)) {
+    if (weights_N[start] !== 0) throw new EngineError("BadArgument", "a sequence's first token cannot be in the loss");
+  }
+}
