@@ -1,0 +1,91 @@
+/** Options from a file and from flags → one complete, checked, frozen RunConfig. */
+import * as v from "valibot";
+import { UserError } from "../base/errors.ts";
+import type { ConfigFile } from "./files.ts";
+import { didYouMean } from "./nearest.ts";
+import { OPTION_NAMES, optionNamed } from "./options.ts";
+import { refuseLaterFeatures } from "./refusals.ts";
+import { type Command, firstViolation } from "./rules.ts";
+import { type RunConfig, RunConfigSchema } from "./schema.ts";
+
+export interface ConfigSources {
+  readonly command: Command;
+  readonly file: ConfigFile | null;
+  /** By dotted name; they win over the file. */
+  readonly flags: Readonly<Record<string, unknown>>;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly knownDomains: readonly string[];
+}
+
+/** Throws a UserError that names the flag, or the file and its field. */
+export function resolveConfig({ command, file, flags, env, knownDomains }: ConfigSources): RunConfig {
+  const fromFile = file === null ? {} : flatten(file);
+  const whereIs = (option: string) =>
+    file !== null && option in fromFile && !(option in flags) ? `${file.where}: ${option}` : `--${option}`;
+  const given = { ...fromFile, ...flags };
+  for (const [option, value] of Object.entries(given)) checkValue(option, value, whereIs(option));
+  if (given.model_name_or_path === undefined)
+    throw new UserError("--model_name_or_path", "is required: a model directory, a hub id, or builtin:quickstart");
+
+  const parsed = v.parse(RunConfigSchema, nested(given));
+  const config = deepFreeze({
+    ...parsed,
+    tau2_data_dir: parsed.tau2_data_dir ?? (env.TAU2_DATA_DIR || null),
+    log_dir: parsed.log_dir ?? `runs/${file?.stem ?? "default"}`,
+  });
+  checkDomains(config, knownDomains, whereIs("task_order"));
+  const violation = firstViolation(config, command);
+  if (violation !== null) throw new UserError(whereIs(violation.option), violation.sentence);
+  return config;
+}
+
+/** `{ user: { kind: "local" } }` → `{ "user.kind": "local" }`; unknown keys fail here. */
+function flatten({ where, values }: ConfigFile): Record<string, unknown> {
+  const flat: Record<string, unknown> = {};
+  for (const [key, value] of Object.entries(values)) {
+    if (key !== "user") flat[key] = value;
+    else if (typeof value === "object" && value !== null && !Array.isArray(value)) {
+      for (const [inner, innerValue] of Object.entries(value)) flat[`user.${inner}`] = innerValue;
+    } else
+      throw new UserError(`${where}: user`, `expected options by name (kind, model, …), got ${JSON.stringify(value)}`);
+  }
+  for (const key of Object.keys(flat)) {
+    if (optionNamed(key) === undefined)
+      throw new UserError(`${where}: ${key}`, `unknown option${didYouMean(key, OPTION_NAMES)}`);
+  }
+  return flat;
+}
+
+function nested(flat: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const user: Record<string, unknown> = {};
+  const rest: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries(flat)) {
+    if (name.startsWith("user.")) user[name.slice("user.".length)] = value;
+    else rest[name] = value;
+  }
+  return { ...rest, user };
+}
+
+function checkValue(name: string, value: unknown, where: string): void {
+  refuseLaterFeatures(name, value, where);
+  const option = optionNamed(name);
+  if (option === undefined) throw new UserError(where, `unknown option${didYouMean(name, OPTION_NAMES)}`);
+  if (!v.safeParse(option.schema, value).success) {
+    throw new UserError(where, `expected ${option.expects}, got ${JSON.stringify(value) ?? String(value)}`);
+  }
+}
+
+function checkDomains({ task_order }: RunConfig, knownDomains: readonly string[], where: string): void {
+  const unknown = task_order.find((name) => !knownDomains.includes(name));
+  if (unknown === undefined) return;
+  const guess = didYouMean(unknown, knownDomains);
+  throw new UserError(where, `unknown domain "${unknown}"${guess}; known are ${knownDomains.join(", ")}`);
+}
+
+function deepFreeze<T>(value: T): T {
+  if (typeof value === "object" && value !== null && !Object.isFrozen(value)) {
+    for (const inner of Object.values(value)) deepFreeze(inner);
+    Object.freeze(value);
+  }
+  return value;
+}
