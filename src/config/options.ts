@@ -17,6 +17,9 @@ export interface Option {
   readonly schema: v.GenericSchema;
 }
 
+/** Valibot's bounds as signs. */
+const BOUNDS: Readonly<Record<string, string>> = { min_value: "≥", gt_value: ">", max_value: "≤", lt_value: "<" };
+
 /** All options in the order of the schema, those of `user` last. */
 export const OPTIONS: readonly Option[] = [
   ...Object.entries(SECTIONS).flatMap(([section, entries]) =>
@@ -90,8 +93,6 @@ function kindOf(core: v.GenericSchema): Option["kind"] {
       throw new Error(`the schema has an option of a type without a flag: ${core.type}`);
   }
 }
-
-const BOUNDS: Readonly<Record<string, string>> = { min_value: "≥", gt_value: ">", max_value: "≤", lt_value: "<" };
 
 function expectation(core: v.GenericSchema, kind: Option["kind"]): string {
   switch (kind) {
