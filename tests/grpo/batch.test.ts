@@ -1,0 +1,268 @@
+import { describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import fc from "fast-check";
+import type { TrainingBatch } from "../../src/core/policy.ts";
+import { type BatchConfig, packBatches } from "../../src/grpo/batch.ts";
+import type { Group, Rollout } from "../../src/rollout/types.ts";
+import { groupOf, rolloutOf } from "../support/rollouts.ts";
+import { readSafetensors, type Tensor } from "../support/safetensors.ts";
+import { foldersWith, SHARED } from "../support/shared.ts";
+
+const EXPECTED = "fixtures/core/expected";
+const models = foldersWith(EXPECTED, "grpo.json");
+
+const CONFIG: BatchConfig = {
+  loss_type: "grpo",
+  scale_rewards: "group",
+  gradient_accumulation_steps: 1,
+  kl_coef: 0.1,
+  entropy_coef: 0,
+  completion_tokens_max: 20,
+};
+
+describe("the losses of TRL's GRPO trainer follow from our weights", () => {
+  if (models.length === 0) test.skip("no fixtures/core/expected/*/grpo.json under GRPO_CL_SHARED", () => {});
+
+  for (const model of models) {
+    const { cases, group, T, loss_tokens } = JSON.parse(
+      readFileSync(join(SHARED, EXPECTED, model, "grpo.json"), "utf8"),
+    );
+    const fixture = readFixture(model);
+    const config = { ...CONFIG, completion_tokens_max: T };
+
+    test.each(cases as Case[])(
+      `${model}: $loss_type, beta $beta, epsilon $epsilon/$epsilon_high, KL correction $use_bias_correction_kl`,
+      (expected) => {
+        for (const gradient_accumulation_steps of [1, 2]) {
+          const { batches } = packBatches(groupsOf(fixture, group), {
+            ...config,
+            loss_type: expected.loss_type,
+            kl_coef: expected.beta,
+            gradient_accumulation_steps,
+          });
+          expect(batches).toHaveLength(gradient_accumulation_steps);
+          const loss = batches.reduce((sum, batch) => sum + plainLoss(batch, fixture, expected), 0);
+          expect(Math.abs(loss - expected.loss)).toBeLessThan(1e-5);
+          expect(Math.abs(loss - expected.formula_loss)).toBeLessThan(1e-5);
+        }
+      },
+    );
+
+    test(`${model}: every token of completion_mask and tool_mask is in the loss, no other`, () => {
+      const { batches, report } = packBatches(groupsOf(fixture, group), config);
+      const expected = fixture.rows.flatMap((row) => row.mask);
+      const inLoss = Array.from(batches[0]?.weights_N ?? [], (weight) => (weight > 0 ? 1 : 0));
+      expect(inLoss as number[]).toEqual(expected);
+      expect(report.loss_tokens).toBe(loss_tokens);
+    });
+  }
+});
+
+interface Case {
+  readonly loss_type: BatchConfig["loss_type"];
+  readonly beta: number;
+  readonly epsilon: number;
+  readonly epsilon_high: number;
+  readonly use_bias_correction_kl: boolean;
+  readonly loss: number;
+  readonly formula_loss: number;
+}
+
+interface Fixture {
+  readonly rewards: readonly number[];
+  /** Prompt and completion without padding; `id` tells a row and position in every other tensor. */
+  readonly rows: readonly {
+    readonly tokens: readonly number[];
+    readonly mask: readonly number[];
+    readonly old: readonly number[];
+    readonly now: readonly number[];
+    readonly ref: readonly number[];
+  }[];
+}
+
+/** -min(r·A, clip(r)·A) + beta·k3, summed with the weights: the formula of policy.ts in plain numbers. */
+function plainLoss(batch: TrainingBatch, fixture: Fixture, c: Case): number {
+  let loss = 0;
+  for (const [s, row] of batchRows(batch, fixture).entries()) {
+    const start = batch.offsets[s] ?? 0;
+    for (const [t, now] of row.now.entries()) {
+      const weight = batch.weights_N[start + t] ?? 0;
+      if (weight === 0) continue;
+      const ratio = Math.exp(now - (batch.old_logprobs_N[start + t] ?? 0));
+      const A = batch.advantages_N[start + t] ?? 0;
+      const clipped = Math.min(Math.max(ratio, 1 - c.epsilon), 1 + c.epsilon_high);
+      const d = (row.ref[t] ?? 0) - now;
+      const k3 = (Math.exp(d) - d - 1) * (c.use_bias_correction_kl ? ratio : 1);
+      loss += weight * (-Math.min(ratio * A, clipped * A) + c.beta * k3);
+    }
+  }
+  return loss;
+}
+
+/** The fixture's rows that a batch holds, found by their tokens. */
+function batchRows(batch: TrainingBatch, fixture: Fixture) {
+  return Array.from(batch.offsets.subarray(0, -1), (start, s) => {
+    const tokens = [...batch.tokens_N.subarray(start, batch.offsets[s + 1])].join();
+    const row = fixture.rows.find((candidate) => candidate.tokens.join() === tokens);
+    if (row === undefined) throw new Error(`sequence ${s} is no row of the fixture`);
+    return row;
+  });
+}
+
+function readFixture(model: string): Fixture {
+  const folder = join(SHARED, EXPECTED, model);
+  const batch = readSafetensors(join(folder, "grpo_batch.safetensors"));
+  const { per_token_logps } = Object.fromEntries(
+    readSafetensors(join(folder, "grpo_tensors.safetensors"), (name) => name === "per_token_logps"),
+  );
+  const row = (tensor: Tensor | undefined, i: number) => {
+    const width = tensor?.shape[1] ?? 0;
+    return tensor?.values.slice(i * width, (i + 1) * width) ?? [];
+  };
+  const rewards = batch.get("rewards")?.values ?? [];
+  const rows = rewards.map((_, i) => {
+    const prompt = kept(row(batch.get("prompt_ids"), i), row(batch.get("prompt_mask"), i));
+    const present = row(batch.get("completion_mask"), i);
+    const unsampled = prompt.map(() => 0);
+    const completion = (name: string) => kept(row(batch.get(name), i), present);
+    return {
+      tokens: [...prompt, ...completion("completion_ids")],
+      mask: [...unsampled, ...completion("tool_mask")],
+      old: [...unsampled, ...completion("old_per_token_logps")],
+      ref: [...unsampled, ...completion("ref_per_token_logps")],
+      now: [...unsampled, ...kept(row(per_token_logps, i), present)],
+    };
+  });
+  return { rewards, rows };
+}
+
+const kept = (values: readonly number[], mask: readonly number[]) => values.filter((_, t) => mask[t] === 1);
+
+function groupsOf(fixture: Fixture, size: number): Group[] {
+  const rollouts = fixture.rows.map((row, i) =>
+    rolloutOf({
+      task_id: String(Math.floor(i / size)),
+      sample: i % size,
+      tokens: Uint32Array.from(row.tokens),
+      sampled_mask: Uint8Array.from(row.mask),
+      logprobs: Float32Array.from(row.old),
+      reward: fixture.rewards[i] ?? 0,
+    }),
+  );
+  return Array.from({ length: rollouts.length / size }, (_, p) =>
+    groupOf(rollouts.slice(p * size, (p + 1) * size), { task_id: String(p) }),
+  );
+}
+
+const anyRollout: fc.Arbitrary<Rollout> = fc
+  .record({
+    tail: fc.array(fc.record({ token: fc.nat(50), sampled: fc.boolean() }), { maxLength: 12 }),
+    reward: fc.constantFrom(0, 0.5, 1),
+    failed: fc.boolean(),
+  })
+  .map(({ tail, reward, failed }) =>
+    rolloutOf({
+      tokens: Uint32Array.of(7, ...tail.map(({ token }) => token)),
+      sampled_mask: Uint8Array.of(0, ...tail.map(({ sampled }) => (sampled ? 1 : 0))),
+      logprobs: Float32Array.of(0, ...tail.map(({ sampled }) => (sampled ? -2 : 0))),
+      reward,
+      termination: failed ? "infrastructure_error" : "user_stop",
+    }),
+  );
+const anyGroups = fc.array(fc.array(anyRollout, { minLength: 1, maxLength: 4 }), { minLength: 1, maxLength: 5 });
+const anyConfig = fc.record({
+  loss_type: fc.constantFrom("grpo", "dr_grpo", "dapo", "bnpo"),
+  scale_rewards: fc.constantFrom("group", "batch", "none"),
+  gradient_accumulation_steps: fc.integer({ min: 1, max: 4 }),
+  kl_coef: fc.constantFrom(0, 0.1),
+  entropy_coef: fc.constantFrom(0, 0.01),
+  completion_tokens_max: fc.constant(12),
+});
+
+test("every sampled token is in the loss exactly once, and no other is", () => {
+  fc.assert(
+    fc.property(anyGroups, anyConfig, (rollouts_PG, config) => {
+      const groups = rollouts_PG.map((rollouts, p) => groupOf(rollouts, { task_id: String(p) }));
+      const { batches, report } = packBatches(groups, config);
+      const alive = rollouts_PG.flat().filter((rollout) => rollout.termination !== "infrastructure_error");
+      const sampled = (rollout: Rollout) => rollout.sampled_mask.reduce((n, one) => n + one, 0);
+      let inLoss = 0;
+      let weight = 0;
+      for (const batch of batches) {
+        expect(batch.offsets.at(-1)).toBe(batch.tokens_N.length);
+        for (const start of batch.offsets.subarray(0, -1)) expect(batch.weights_N[start]).toBe(0);
+        for (const [n, one] of batch.weights_N.entries()) {
+          if (one > 0) inLoss++;
+          weight += one;
+          expect(batch.old_logprobs_N[n]).toBe(one > 0 ? -2 : 0);
+        }
+      }
+      expect(report.sequences).toBe(alive.length);
+      expect(report.loss_tokens).toBe(inLoss);
+      if (config.kl_coef + config.entropy_coef === 0) return;
+      expect(inLoss).toBe(alive.reduce((n, rollout) => n + sampled(rollout), 0));
+      if (inLoss > 0 && (config.loss_type === "dapo" || config.loss_type === "bnpo")) expect(weight).toBeCloseTo(1, 4);
+      const speaking = alive.filter((rollout) => sampled(rollout) > 0).length;
+      if (config.loss_type === "grpo" && alive.length > 0) expect(weight).toBeCloseTo(speaking / alive.length, 4);
+    }),
+  );
+});
+
+test("slicing for gradient accumulation changes no weight and cuts no group in two", () => {
+  const groups = Array.from({ length: 5 }, (_, p) =>
+    groupOf(
+      [0, 1, 0].map((reward, g) => rolloutOf({ reward, sample: g, tokens: Uint32Array.of(p, 10 + p, 20 + g) })),
+      { task_id: String(p) },
+    ),
+  );
+  const whole = packBatches(groups, CONFIG).batches;
+  const sliced = packBatches(groups, { ...CONFIG, gradient_accumulation_steps: 2 }).batches;
+  expect(whole).toHaveLength(1);
+  expect(sliced.map((batch) => batch.offsets.length - 1)).toEqual([9, 6]);
+  expect(sliced.flatMap((batch) => [...batch.weights_N])).toEqual([...(whole[0]?.weights_N ?? [])]);
+  expect(sliced.flatMap((batch) => [...batch.advantages_N])).toEqual([...(whole[0]?.advantages_N ?? [])]);
+});
+
+test("a rollout lost to the infrastructure moves neither the others' advantages nor their weights", () => {
+  const others = [rolloutOf({ reward: 1 }), rolloutOf({ reward: 0, sample: 1 })];
+  const failed = rolloutOf({ reward: 0, sample: 2, termination: "infrastructure_error" });
+  const without = packBatches([groupOf(others)], CONFIG);
+  const with_ = packBatches([groupOf([...others, failed])], CONFIG);
+  expect(with_.batches).toEqual(without.batches);
+  expect(with_.report).toEqual({ ...without.report, failed_rollouts: 1 });
+});
+
+test("tied groups are reported per domain, replayed ones apart, and packed only while KL or entropy is in the loss", () => {
+  const tied = [rolloutOf({ reward: 1 }), rolloutOf({ reward: 1, sample: 1 })];
+  const unequal = [rolloutOf({ reward: 1 }), rolloutOf({ reward: 0, sample: 1 })];
+  const groups = [
+    groupOf(tied, { domain: "rail" }),
+    groupOf(unequal, { domain: "shop", replayed: true }),
+    groupOf(tied, { domain: "rail", task_id: "1" }),
+    groupOf(tied, { domain: "shop", task_id: "2" }),
+  ];
+  const { batches, report } = packBatches(groups, CONFIG);
+  expect(report.spreads).toEqual([
+    { domain: "rail", replayed: false, groups: 2, tied: 2, unequal_fraction: 0 },
+    { domain: "shop", replayed: true, groups: 1, tied: 0, unequal_fraction: 1 },
+    { domain: "shop", replayed: false, groups: 1, tied: 1, unequal_fraction: 0 },
+  ]);
+  expect(batches[0]?.offsets.length).toBe(9);
+  const noKl = packBatches(groups, { ...CONFIG, kl_coef: 0 });
+  expect(noKl.batches[0]?.offsets.length).toBe(3);
+  expect(noKl.report).toMatchObject({ sequences: 8, packed_sequences: 2, loss_tokens: 4 });
+  const weight = noKl.batches[0]?.weights_N.find((one) => one > 0);
+  expect(weight).toBeCloseTo(1 / (8 * 2), 7);
+  expect(packBatches(groups, { ...CONFIG, kl_coef: 0, entropy_coef: 0.1 }).report.packed_sequences).toBe(8);
+  expect(packBatches([groupOf(tied)], { ...CONFIG, kl_coef: 0 }).batches).toEqual([]);
+});
+
+test.each([
+  ["mask and tokens differ in length", { sampled_mask: Uint8Array.of(0, 1) }, "mask values"],
+  ["the first token is marked as sampled", { sampled_mask: Uint8Array.of(1, 1, 1) }, "first token"],
+  ["a log-probability is not a number", { logprobs: Float32Array.of(0, Number.NaN, -1) }, "not finite"],
+  ["the reward is not a number", { reward: Number.NaN }, "reward is NaN"],
+])("stops when %s", (_, fields: Partial<Rollout>, message) => {
+  expect(() => packBatches([groupOf([rolloutOf(fields)])], CONFIG)).toThrow(message);
+});
