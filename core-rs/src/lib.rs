@@ -3,4 +3,5 @@
 pub mod error;
 pub mod kernels;
 pub mod model;
+pub mod text;
 pub mod train;
