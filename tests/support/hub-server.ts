@@ -107,7 +107,7 @@ function answer(call: Call): ServerResponse {
   if (hidden) return refuse(call, token === undefined ? 401 : 404, "RepoNotFound");
   if (![repository.commit, "main", ...(repository.revisions ?? [])].includes(revision))
     return refuse(call, 404, "RevisionNotFound");
-  if (name === undefined) return sendListing(call, repository);
+  if (name === undefined) return sendListing(call, id, repository);
   if (repository.access === "gated" && token === undefined) return refuse(call, 401, "GatedRepo");
   return sendEntry(call, id, repository, name);
 }
@@ -116,9 +116,9 @@ function refuse({ response }: Call, status: number, code: string | null): Server
   return response.writeHead(status, code === null ? {} : { "x-error-code": code }).end();
 }
 
-function sendListing({ response }: Call, { commit, files }: HubRepository): ServerResponse {
+function sendListing({ response }: Call, id: string, { commit, files }: HubRepository): ServerResponse {
   const siblings = Object.keys(files).map((rfilename) => ({ rfilename }));
-  return response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify({ sha: commit, siblings }));
+  return response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify({ id, sha: commit, siblings }));
 }
 
 function sendEntry(call: Call, id: string, { commit, files }: HubRepository, name: string): ServerResponse {
