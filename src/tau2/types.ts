@@ -66,7 +66,10 @@ export interface EvaluationCriteria {
 }
 
 export interface InitialState {
-  readonly initialization_data: { readonly agent_data: ExactObject | null; readonly user_data: ExactObject | null } | null;
+  readonly initialization_data: {
+    readonly agent_data: ExactObject | null;
+    readonly user_data: ExactObject | null;
+  } | null;
   readonly initialization_actions: readonly EnvFunctionCall[] | null;
   readonly message_history: readonly Message[] | null;
 }
@@ -81,7 +84,11 @@ export interface StructuredInstructions {
 
 export interface Task {
   readonly id: string;
-  readonly description: { readonly purpose: string | null; readonly relevant_policies: string | null; readonly notes: string | null } | null;
+  readonly description: {
+    readonly purpose: string | null;
+    readonly relevant_policies: string | null;
+    readonly notes: string | null;
+  } | null;
   readonly user_scenario: { readonly persona: string | null; readonly instructions: string | StructuredInstructions };
   readonly ticket: string | null;
   readonly initial_state: InitialState | null;
@@ -99,6 +106,14 @@ export interface Environment {
   userDbHash(): string | null;
   /** Non-null once the environment itself wants the conversation over (built-in domains: a policy violation). */
   readonly ended?: { readonly reason: string } | null;
+  /** The rest is tau2's; a domain whose tasks use none of it may leave it out (`ToolEnvironment` has it all). */
+  /** The call alone, as the evaluator's reference run makes it: no sync, and exceptions are thrown. */
+  callTool?(call: ToolCall): void;
+  /** Any function of a toolkit, tool or not, as initial states and assertions call them; then syncs. */
+  runFunction?(call: EnvFunctionCall): ExactValue;
+  /** Merges a task's initialization data into one side's database. */
+  mergeData?(side: Requestor, data: ExactObject): void;
+  sync?(): void;
 }
 
 export interface Domain {
@@ -109,10 +124,11 @@ export interface Domain {
   readonly tools: readonly ToolSchema[];
   /** null: the user has no tools. */
   readonly userTools: readonly ToolSchema[] | null;
+  /** Kind of an agent's or user's tool; null: there is no such tool. */
   toolKind(name: string): ToolKind | null;
   /** In the order of tasks.json. */
   readonly tasks: readonly Task[];
-  /** Split name → task ids; absent splits are empty. */
+  /** Split name (`train`, `test`, `base` always among them) → task ids, in the order of tasks.json. */
   readonly splits: Readonly<Record<string, readonly string[]>>;
   /** A fresh environment, before the task's initial state. */
   createEnvironment(): Environment;
@@ -143,13 +159,19 @@ export interface EndOfConversation {
 
 export type Reply = Omit<ParticipantMessage, "role">;
 
-/** Plays the agent. `incoming` is what it has not seen yet: the user's text, or the results of its own calls. */
+/**
+ * Plays the agent. `incoming` is what it has not seen yet: the user's text, or the results of its own calls. The first time
+ * it holds everything said so far, the agent's own greeting (and history, where a task brings one) included.
+ */
 export interface Agent {
   reply(incoming: readonly Message[]): Promise<Reply | EndOfConversation>;
   isStop?(reply: Reply): boolean;
 }
 
-/** Plays the user. `incoming` is the agent's text, or the results of the user's own calls. */
+/**
+ * Plays the user. `incoming` is the agent's text, or the results of the user's own calls; the first time everything the
+ * user can have seen so far, which is the greeting unless the task brings a history.
+ */
 export interface User {
   /** Stands in every report, for instance `scripted`, `openai:gpt-4.1`, `local:base`. */
   readonly identity: string;
@@ -167,6 +189,7 @@ export interface ConversationLimits {
 export interface Simulation {
   readonly messages: readonly Message[];
   readonly termination: TerminationReason;
+  /** Why, in words: from a participant that ended the conversation, or what the original would have crashed with. */
   readonly detail: string | null;
   readonly step_count: number;
   readonly num_errors: number;
@@ -177,7 +200,9 @@ export interface RewardInfo {
   readonly reward_basis: readonly RewardType[] | null;
   readonly reward_breakdown: Readonly<Partial<Record<RewardType, number>>> | null;
   readonly db_check: { readonly db_match: boolean; readonly db_reward: number } | null;
-  readonly env_assertions: readonly { readonly env_assertion: EnvAssertion; readonly met: boolean; readonly reward: number }[] | null;
+  readonly env_assertions:
+    | readonly { readonly env_assertion: EnvAssertion; readonly met: boolean; readonly reward: number }[]
+    | null;
   readonly action_checks:
     | readonly {
         readonly action: GoldenAction;
@@ -186,7 +211,11 @@ export interface RewardInfo {
         readonly tool_type: ToolKind | null;
       }[]
     | null;
-  readonly communicate_checks: readonly { readonly info: string; readonly met: boolean; readonly justification: string }[] | null;
-  readonly nl_assertions: readonly { readonly nl_assertion: string; readonly met: boolean; readonly justification: string }[] | null;
+  readonly communicate_checks:
+    | readonly { readonly info: string; readonly met: boolean; readonly justification: string }[]
+    | null;
+  readonly nl_assertions:
+    | readonly { readonly nl_assertion: string; readonly met: boolean; readonly justification: string }[]
+    | null;
   readonly info: ExactValue;
 }

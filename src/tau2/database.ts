@@ -1,0 +1,346 @@
+/**
+ * Copy-on-write databases. A `DatabaseImage` is parsed once per domain and never changes; each environment's `Database`
+ * holds only what it changed. Entities are immutable: a tool replaces one, it never edits one. So a new environment costs
+ * a microsecond, and the hash of a changed database reads only the text from the first change on.
+ *
+ * The hash is tau2's (SPEC section 2.4): SHA-256 of the JSON text with the keys of every object sorted.
+ */
+import {
+  compareCodePoints,
+  dumps,
+  type ExactObject,
+  type ExactValue,
+  entriesOf,
+  isObject,
+  objectOf,
+} from "../base/exact.ts";
+
+/** One hashable piece of an image: its place in the image's canonical text, in bytes. */
+interface Span {
+  readonly start: number;
+  readonly end: number;
+}
+
+interface TableLayout {
+  /** Sorted as in the text. */
+  readonly keys: readonly string[];
+  readonly spans: readonly Span[];
+  /** From the table's name to its closing brace. */
+  readonly whole: Span;
+}
+
+interface Layout {
+  readonly bytes: Uint8Array;
+  /** Every root field in text order: a table, or a plain value. */
+  readonly fields: readonly { readonly name: string; readonly table: TableLayout | null; readonly whole: Span }[];
+  /** Hash state of the text before byte `i * CHECKPOINT_BYTES`. */
+  readonly checkpoints: readonly Bun.CryptoHasher[];
+  readonly digest: string;
+}
+
+const CHECKPOINT_BYTES = 32 * 1024;
+
+/** The state that every environment of a domain starts from. */
+export class DatabaseImage {
+  readonly tables: ReadonlyMap<string, ReadonlyMap<string, ExactObject>>;
+  #layout: Layout | undefined;
+
+  /** `tables` names the root fields that are dicts of entities; the others are replaced as a whole. */
+  constructor(
+    readonly root: ExactObject,
+    tables: readonly string[],
+  ) {
+    this.tables = new Map(
+      tables.map((name) => [name, new Map(entriesOf(root[name] as ExactObject) as [string, ExactObject][])]),
+    );
+  }
+
+  /** Where everything stands in the canonical text; made at the first hash, since it costs a tenth of a second. */
+  get layout(): Layout {
+    this.#layout ??= layOut(this);
+    return this.#layout;
+  }
+}
+
+function layOut(image: DatabaseImage): Layout {
+  const parts: string[] = [];
+  let length = 0;
+  const write = (text: string): void => {
+    parts.push(text);
+    length += text.length; // the text is ASCII: units are bytes
+  };
+  const fields = sortedKeysOf(image.root).map((name, i) => {
+    write(`${i === 0 ? "{" : ", "}`);
+    const start = length;
+    write(`${dumps(name)}: `);
+    const entities = image.tables.get(name);
+    const table = entities === undefined ? null : layOutTable(entities, write, () => length);
+    if (table === null) write(canonicalText(image.root[name] as ExactValue));
+    const whole = { start, end: length };
+    return { name, table: table && { ...table, whole }, whole };
+  });
+  write(fields.length === 0 ? "{}" : "}");
+  const bytes = new TextEncoder().encode(parts.join(""));
+  return { bytes, fields, ...checkpointsOf(bytes) };
+}
+
+function layOutTable(
+  entities: ReadonlyMap<string, ExactObject>,
+  write: (text: string) => void,
+  position: () => number,
+): Omit<TableLayout, "whole"> {
+  const keys = [...entities.keys()].sort(compareCodePoints);
+  write("{");
+  const spans = keys.map((key, i) => {
+    if (i > 0) write(", ");
+    const start = position();
+    write(entryText(key, entities.get(key) as ExactObject));
+    return { start, end: position() };
+  });
+  write("}");
+  return { keys, spans };
+}
+
+function checkpointsOf(bytes: Uint8Array): { checkpoints: Bun.CryptoHasher[]; digest: string } {
+  const hasher = new Bun.CryptoHasher("sha256");
+  const checkpoints: Bun.CryptoHasher[] = [];
+  for (let at = 0; at < bytes.length; at += CHECKPOINT_BYTES) {
+    checkpoints.push(hasher.copy());
+    hasher.update(bytes.subarray(at, at + CHECKPOINT_BYTES));
+  }
+  return { checkpoints, digest: hasher.digest("hex") };
+}
+
+const sortedKeysOf = (object: ExactObject): readonly string[] => Object.keys(object).sort(compareCodePoints);
+const entryText = (key: string, entity: ExactValue): string => `${dumps(key)}: ${canonicalText(entity)}`;
+
+/** Entities never change, so their text is computed once. */
+const canonicalTexts = new WeakMap<object, string>();
+
+/** The JSON text with sorted keys that hashes are taken of. */
+export function canonicalText(value: ExactValue): string {
+  if (typeof value !== "object" || value === null) return dumps(value);
+  let text = canonicalTexts.get(value);
+  if (text === undefined) {
+    text = dumps(value, { sorted: true });
+    canonicalTexts.set(value, text);
+  }
+  return text;
+}
+
+/** A dict of entities of one environment: the image's, with its own changes over them. */
+export class Table<E extends ExactObject> {
+  /** null: removed. */
+  readonly #changes = new Map<string, E | null>();
+
+  constructor(
+    readonly base: ReadonlyMap<string, E>,
+    readonly onChange: () => void,
+  ) {}
+
+  get changes(): ReadonlyMap<string, E | null> {
+    return this.#changes;
+  }
+
+  get(key: string): E | undefined {
+    const own = this.#changes.get(key);
+    return own === undefined ? this.base.get(key) : (own ?? undefined);
+  }
+
+  has(key: string): boolean {
+    return this.get(key) !== undefined;
+  }
+
+  set(key: string, entity: E): void {
+    this.#changes.set(key, entity);
+    this.onChange();
+  }
+
+  delete(key: string): void {
+    if (this.base.has(key)) this.#changes.set(key, null);
+    else this.#changes.delete(key);
+    this.onChange();
+  }
+
+  get size(): number {
+    let size = this.base.size;
+    for (const [key, entity] of this.#changes) size += Number(entity !== null) - Number(this.base.has(key));
+    return size;
+  }
+
+  /** In the image's order, new entities last. */
+  *entries(): Generator<[string, E]> {
+    for (const [key, entity] of this.base) {
+      const own = this.#changes.get(key);
+      if (own !== null) yield [key, own ?? entity];
+    }
+    for (const [key, entity] of this.#changes) if (entity !== null && !this.base.has(key)) yield [key, entity];
+  }
+
+  *values(): Generator<E> {
+    for (const [, entity] of this.entries()) yield entity;
+  }
+}
+
+/** The state of one environment. */
+export class Database {
+  readonly #tables = new Map<string, Table<ExactObject>>();
+  readonly #values = new Map<string, ExactValue>();
+  #digest: string | undefined;
+
+  constructor(readonly image: DatabaseImage) {}
+
+  /** A dict of entities; `E` is what the caller knows of them. */
+  table<E extends ExactObject>(name: string): Table<E> {
+    let table = this.#tables.get(name);
+    if (table === undefined) {
+      const base = this.image.tables.get(name);
+      if (base === undefined) throw new Error(`the database has no table ${name}`);
+      table = new Table(base, () => {
+        this.#digest = undefined;
+      });
+      this.#tables.set(name, table);
+    }
+    return table as unknown as Table<E>;
+  }
+
+  /** A root field that is no table. */
+  value(name: string): ExactValue {
+    return this.#values.get(name) ?? (this.image.root[name] as ExactValue);
+  }
+
+  setValue(name: string, value: ExactValue): void {
+    this.#values.set(name, value);
+    this.#digest = undefined;
+  }
+
+  /** tau2's hash of the whole state, in hexadecimal. */
+  hash(): string {
+    this.#digest ??= this.#computeHash();
+    return this.#digest;
+  }
+
+  /** The whole state as one value, for merging and for people. */
+  dump(): ExactObject {
+    return objectOf(
+      Object.keys(this.image.root).map((name) => [
+        name,
+        this.image.tables.has(name) ? objectOf(this.table(name).entries()) : this.value(name),
+      ]),
+    );
+  }
+
+  #changedTable(name: string): Table<ExactObject> | null {
+    const table = this.#tables.get(name);
+    return table === undefined || table.changes.size === 0 ? null : table;
+  }
+
+  #isChanged(name: string): boolean {
+    return this.#changedTable(name) !== null || this.#values.has(name);
+  }
+
+  #computeHash(): string {
+    const { layout } = this.image;
+    const first = layout.fields.findIndex(({ name }) => this.#isChanged(name));
+    if (first === -1) return layout.digest;
+    const text = new TextAfterChange(layout);
+    for (const [i, field] of layout.fields.entries()) {
+      const table = this.#changedTable(field.name);
+      if (i < first || !this.#isChanged(field.name)) text.keep(field.whole);
+      else if (field.table !== null && table !== null) writeTable(text, field.name, field.table, table.changes);
+      else text.write(entryText(field.name, this.value(field.name)));
+      text.write(i + 1 < layout.fields.length ? ", " : "}");
+    }
+    return text.digest();
+  }
+}
+
+/** Writes one table's text: spans of the image where it is unchanged, new text where it is not. */
+function writeTable(
+  text: TextAfterChange,
+  name: string,
+  layout: TableLayout,
+  changes: ReadonlyMap<string, ExactObject | null>,
+): void {
+  text.write(`${dumps(name)}: {`);
+  let separator = "";
+  const emit = (write: () => void): void => {
+    text.write(separator);
+    write();
+    separator = ", ";
+  };
+  const keep = (from: number, to: number): void => {
+    if (from < to)
+      emit(() => text.keep({ start: (layout.spans[from] as Span).start, end: (layout.spans[to - 1] as Span).end }));
+  };
+  let next = 0;
+  for (const key of [...changes.keys()].sort(compareCodePoints)) {
+    const at = lowerBound(layout.keys, key);
+    keep(next, at);
+    const entity = changes.get(key);
+    if (entity) emit(() => text.write(entryText(key, entity)));
+    next = layout.keys[at] === key ? at + 1 : at;
+  }
+  keep(next, layout.keys.length);
+  text.write("}");
+}
+
+function lowerBound(keys: readonly string[], key: string): number {
+  let low = 0;
+  let high = keys.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (compareCodePoints(keys[middle] as string, key) < 0) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+/** A text that begins like the image's: as long as it does, nothing is hashed; then the nearest checkpoint is taken up. */
+class TextAfterChange {
+  /** How far the text equals the image's; null once they part. */
+  #same: number | null = 1; // the opening brace
+  #hasher: Bun.CryptoHasher | undefined;
+
+  constructor(readonly layout: Layout) {}
+
+  keep({ start, end }: Span): void {
+    if (this.#same === start) this.#same = end;
+    else this.#resume().update(this.layout.bytes.subarray(start, end));
+  }
+
+  write(text: string): void {
+    if (this.#same !== null && this.#continues(text, this.#same)) this.#same += text.length;
+    else this.#resume().update(text);
+  }
+
+  digest(): string {
+    return this.#resume().digest("hex");
+  }
+
+  #continues(text: string, at: number): boolean {
+    for (let i = 0; i < text.length; i++) if (this.layout.bytes[at + i] !== text.charCodeAt(i)) return false;
+    return true;
+  }
+
+  #resume(): Bun.CryptoHasher {
+    if (this.#hasher !== undefined) return this.#hasher;
+    const same = this.#same ?? 0;
+    const checkpoint = Math.min(Math.floor(same / CHECKPOINT_BYTES), this.layout.checkpoints.length - 1);
+    const hasher = (this.layout.checkpoints[checkpoint] as Bun.CryptoHasher).copy();
+    hasher.update(this.layout.bytes.subarray(checkpoint * CHECKPOINT_BYTES, same));
+    this.#hasher = hasher;
+    this.#same = null;
+    return hasher;
+  }
+}
+
+/** tau2's `update_with_values`: dicts merge, lists and scalars are replaced. */
+export function deepMerge(base: ExactObject, update: ExactObject): ExactObject {
+  const merged = new Map(entriesOf(base));
+  for (const [key, value] of entriesOf(update)) {
+    const old = merged.get(key);
+    merged.set(key, old !== undefined && isObject(old) && isObject(value) ? deepMerge(old, value) : value);
+  }
+  return objectOf(merged);
+}

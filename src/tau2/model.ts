@@ -1,0 +1,340 @@
+/**
+ * Typed records as the original declares them (pydantic in lax mode): coercions, defaults, order of fields, error texts,
+ * and the JSON schema of those that appear in tool parameters. SPEC section 2.1.
+ */
+import {
+  type ExactObject,
+  type ExactValue,
+  entriesOf,
+  Float,
+  intOf,
+  isArray,
+  isInt,
+  isObject,
+  keysOf,
+  objectOf,
+  pythonRepr,
+  pythonType,
+} from "../base/exact.ts";
+import { PythonError } from "./python.ts";
+
+export type FieldType =
+  | { readonly kind: "str" | "int" | "float" | "bool" | "any" }
+  | { readonly kind: "literal"; readonly values: readonly string[] }
+  | { readonly kind: "optional"; readonly of: FieldType }
+  | { readonly kind: "list"; readonly of: FieldType }
+  | { readonly kind: "dict"; readonly of: FieldType; readonly keys?: readonly string[] }
+  | { readonly kind: "union"; readonly of: readonly FieldType[] }
+  | { readonly kind: "model"; readonly model: Model };
+
+export interface Field {
+  readonly type: FieldType;
+  readonly description?: string;
+  /** Present: the field may be missing. */
+  readonly default?: ExactValue;
+}
+
+export interface Model {
+  readonly name: string;
+  /** In the order of declaration, which is the order of output. */
+  readonly fields: Readonly<Record<string, Field>>;
+  readonly extra: "ignore" | "forbid";
+}
+
+export const str: FieldType = { kind: "str" };
+export const int: FieldType = { kind: "int" };
+export const float: FieldType = { kind: "float" };
+export const bool: FieldType = { kind: "bool" };
+export const literal = (...values: readonly string[]): FieldType => ({ kind: "literal", values });
+export const optional = (of: FieldType): FieldType => ({ kind: "optional", of });
+export const list = (of: FieldType): FieldType => ({ kind: "list", of });
+export const dict = (of: FieldType, keys?: readonly string[]): FieldType => ({ kind: "dict", of, keys });
+export const union = (...of: readonly FieldType[]): FieldType => ({ kind: "union", of });
+export const record = (model: Model): FieldType => ({ kind: "model", model });
+
+/** Declares a model; a bare type is a required field without description. */
+export function model(
+  name: string,
+  fields: Readonly<Record<string, Field | FieldType>>,
+  extra: Model["extra"] = "ignore",
+): Model {
+  const declared = Object.entries(fields).map(([key, field]) => [key, "kind" in field ? { type: field } : field]);
+  return { name, fields: Object.fromEntries(declared) as Record<string, Field>, extra };
+}
+
+/** One thing wrong with a value: where, and pydantic's words for it. */
+export interface Issue {
+  readonly path: readonly (string | number)[];
+  readonly type: string;
+  readonly message: string;
+  readonly input: ExactValue;
+}
+
+/** A value that does not fit its model. */
+export class ModelError extends PythonError {
+  constructor(
+    model: string,
+    readonly issues: readonly Issue[],
+  ) {
+    super(
+      "ValidationError",
+      [
+        `${issues.length} validation error${issues.length === 1 ? "" : "s"} for ${model}`,
+        ...issues.map(issueText),
+      ].join("\n"),
+    );
+  }
+}
+
+// The release that the original's lock file pins; it stands in the texts.
+const DOCUMENTATION = "https://errors.pydantic.dev/2.12/v/";
+
+function issueText({ path, type, message, input }: Issue): string {
+  return `${path.join(".")}\n  ${message} [type=${type}, input_value=${shortened(pythonRepr(input))}, input_type=${pythonType(input)}]\n    For further information visit ${DOCUMENTATION}${type}`;
+}
+
+function shortened(text: string): string {
+  const characters = [...text];
+  return characters.length <= 50 ? text : `${characters.slice(0, 25).join("")}...${characters.slice(-24).join("")}`;
+}
+
+/** The value as the model stores it: coerced, defaults filled in, fields in declaration order. Throws ModelError. */
+export function parseModel(model: Model, value: ExactValue): ExactObject {
+  const issues: Issue[] = [];
+  const parsed = parseRecord(model, value, [], issues);
+  if (issues.length > 0) throw new ModelError(model.name, issues);
+  return parsed as ExactObject;
+}
+
+type Path = readonly (string | number)[];
+
+function parseRecord(model: Model, value: ExactValue, path: Path, issues: Issue[]): ExactValue {
+  if (!isObject(value)) {
+    issues.push({
+      path,
+      type: "model_type",
+      message: `Input should be a valid dictionary or instance of ${model.name}`,
+      input: value,
+    });
+    return null;
+  }
+  const parsed: Record<string, ExactValue> = {};
+  for (const [key, field] of Object.entries(model.fields)) {
+    if (Object.hasOwn(value, key))
+      parsed[key] = parseField(field.type, value[key] as ExactValue, [...path, key], issues);
+    else if (field.default !== undefined) parsed[key] = field.default;
+    else issues.push({ path: [...path, key], type: "missing", message: "Field required", input: value });
+  }
+  if (model.extra === "forbid") {
+    for (const key of keysOf(value)) {
+      if (!Object.hasOwn(model.fields, key))
+        issues.push({
+          path: [...path, key],
+          type: "extra_forbidden",
+          message: "Extra inputs are not permitted",
+          input: value[key] as ExactValue,
+        });
+    }
+  }
+  return parsed;
+}
+
+function parseField(type: FieldType, value: ExactValue, path: Path, issues: Issue[]): ExactValue {
+  const wrong = (code: string, message: string): null => {
+    issues.push({ path, type: code, message, input: value });
+    return null;
+  };
+  switch (type.kind) {
+    case "any":
+      return value;
+    case "str":
+      return typeof value === "string" ? value : wrong("string_type", "Input should be a valid string");
+    case "int":
+      return parseInt64(value, wrong);
+    case "float":
+      return parseFloat64(value, wrong);
+    case "bool":
+      return parseBool(value, wrong);
+    case "literal":
+      if (typeof value === "string" && type.values.includes(value)) return value;
+      return wrong("literal_error", `Input should be ${alternatives(type.values)}`);
+    case "optional":
+      return value === null ? null : parseField(type.of, value, path, issues);
+    case "list":
+      if (!isArray(value)) return wrong("list_type", "Input should be a valid list");
+      return value.map((item, i) => parseField(type.of, item, [...path, i], issues));
+    case "dict":
+      if (!isObject(value)) return wrong("dict_type", "Input should be a valid dictionary");
+      return objectOf(
+        entriesOf(value).map(([key, item]) => [
+          parseKey(type.keys, key, path, issues),
+          parseField(type.of, item, [...path, key], issues),
+        ]),
+      );
+    case "union":
+      return parseUnion(type.of, value, path, issues);
+    case "model":
+      return parseRecord(type.model, value, path, issues);
+  }
+}
+
+function parseKey(allowed: readonly string[] | undefined, key: string, path: Path, issues: Issue[]): string {
+  if (allowed !== undefined && !allowed.includes(key))
+    issues.push({
+      path: [...path, key, "[key]"],
+      type: "literal_error",
+      message: `Input should be ${alternatives(allowed)}`,
+      input: key,
+    });
+  return key;
+}
+
+/** The first member that fits; the members of our unions exclude each other by a literal. */
+function parseUnion(members: readonly FieldType[], value: ExactValue, path: Path, issues: Issue[]): ExactValue {
+  const failures: Issue[] = [];
+  for (const member of members) {
+    const own: Issue[] = [];
+    const parsed = parseField(member, value, [...path, member.kind === "model" ? member.model.name : member.kind], own);
+    if (own.length === 0) return parsed;
+    failures.push(...own);
+  }
+  issues.push(...failures);
+  return null;
+}
+
+type Wrong = (code: string, message: string) => null;
+
+function parseInt64(value: ExactValue, wrong: Wrong): ExactValue {
+  if (isInt(value)) return value;
+  if (typeof value === "boolean") return value ? 1 : 0;
+  if (value instanceof Float) {
+    if (!Number.isFinite(value.value)) return wrong("finite_number", "Input should be a finite number");
+    if (!Number.isInteger(value.value))
+      return wrong("int_from_float", "Input should be a valid integer, got a number with a fractional part");
+    if (Math.abs(value.value) >= 2 ** 63)
+      return wrong("int_parsing_size", "Unable to parse input string as an integer, exceeded maximum size");
+    return intOf(BigInt(value.value));
+  }
+  if (typeof value === "string") {
+    const match = /^[+-]?\d+(_\d+)*(?=(\.0+)?$)/.exec(value.trim());
+    if (match === null)
+      return wrong("int_parsing", "Input should be a valid integer, unable to parse string as an integer");
+    return intOf(BigInt(match[0].replaceAll("_", "").replace("+", "")));
+  }
+  return wrong("int_type", "Input should be a valid integer");
+}
+
+function parseFloat64(value: ExactValue, wrong: Wrong): ExactValue {
+  if (value instanceof Float) return value;
+  if (isInt(value) && Number.isFinite(Number(value))) return new Float(Number(value));
+  if (typeof value === "boolean") return new Float(value ? 1 : 0);
+  if (typeof value === "string") {
+    const text = value.trim().replaceAll(/(?<=\d)_(?=\d)/g, "");
+    if (/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text)) return new Float(Number(text));
+    const named = /^([+-]?)(inf|infinity|nan)$/i.exec(text);
+    if (named !== null)
+      return new Float(named[2]?.toLowerCase() === "nan" ? Number.NaN : named[1] === "-" ? -Infinity : Infinity);
+    return wrong("float_parsing", "Input should be a valid number, unable to parse string as a number");
+  }
+  return wrong("float_type", "Input should be a valid number");
+}
+
+const TRUE_WORDS = new Set(["1", "true", "t", "yes", "y", "on"]);
+const FALSE_WORDS = new Set(["0", "false", "f", "no", "n", "off"]);
+
+function parseBool(value: ExactValue, wrong: Wrong): ExactValue {
+  if (typeof value === "boolean") return value;
+  const word =
+    value instanceof Float
+      ? String(value.value)
+      : typeof value === "string"
+        ? value.toLowerCase()
+        : isInt(value)
+          ? String(value)
+          : undefined;
+  if (word === undefined) return wrong("bool_type", "Input should be a valid boolean");
+  if (TRUE_WORDS.has(word)) return true;
+  if (FALSE_WORDS.has(word)) return false;
+  return wrong("bool_parsing", "Input should be a valid boolean, unable to interpret input");
+}
+
+function alternatives(values: readonly string[]): string {
+  const quoted = values.map((value) => `'${value}'`);
+  return quoted.length === 1 ? (quoted[0] as string) : `${quoted.slice(0, -1).join(", ")} or ${quoted.at(-1)}`;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// JSON schema, in pydantic's form: keys in alphabetical order except those of `properties`
+
+/** Schema of an object with the given fields, models it refers to under `$defs`. */
+export function objectSchema(title: string, fields: Readonly<Record<string, Field>>): ExactObject {
+  const definitions = new Map<string, ExactObject>();
+  const schema = recordSchema(title, fields, definitions);
+  if (definitions.size === 0) return schema;
+  return { $defs: Object.fromEntries([...definitions].sort(([a], [b]) => (a < b ? -1 : 1))), ...schema };
+}
+
+function recordSchema(
+  title: string,
+  fields: Readonly<Record<string, Field>>,
+  definitions: Map<string, ExactObject>,
+): ExactObject {
+  const entries = Object.entries(fields);
+  const properties = objectOf(entries.map(([name, field]) => [name, fieldSchema(name, field, definitions)]));
+  const required = entries.filter(([, field]) => field.default === undefined).map(([name]) => name);
+  return { properties, ...(required.length > 0 ? { required } : {}), title, type: "object" };
+}
+
+function fieldSchema(name: string, field: Field, definitions: Map<string, ExactObject>): ExactObject {
+  const described: ExactObject = field.description === undefined ? {} : { description: field.description };
+  const byDefault: ExactObject = field.default === undefined ? {} : { default: field.default };
+  const schema: Record<string, ExactValue> = {
+    ...typeSchema(field.type, definitions),
+    ...byDefault,
+    ...described,
+    title: titleOf(name),
+  };
+  return sortedKeys(schema);
+}
+
+function typeSchema(type: FieldType, definitions: Map<string, ExactObject>): ExactObject {
+  switch (type.kind) {
+    case "any":
+      return {};
+    case "str":
+      return { type: "string" };
+    case "int":
+      return { type: "integer" };
+    case "float":
+      return { type: "number" };
+    case "bool":
+      return { type: "boolean" };
+    case "literal":
+      return { enum: [...type.values], type: "string" };
+    case "optional":
+      return { anyOf: [typeSchema(type.of, definitions), { type: "null" }] };
+    case "list":
+      return { items: typeSchema(type.of, definitions), type: "array" };
+    case "dict":
+      return { additionalProperties: type.of.kind === "any" ? true : typeSchema(type.of, definitions), type: "object" };
+    case "union":
+      return { anyOf: type.of.map((member) => typeSchema(member, definitions)) };
+    case "model":
+      return reference(type.model, definitions);
+  }
+}
+
+function reference(model: Model, definitions: Map<string, ExactObject>): ExactObject {
+  if (!definitions.has(model.name)) {
+    definitions.set(model.name, {});
+    definitions.set(model.name, recordSchema(model.name, model.fields, definitions));
+  }
+  return { $ref: `#/$defs/${model.name}` };
+}
+
+const titleOf = (name: string): string =>
+  name.replaceAll("_", " ").replace(/\b[a-z]/g, (letter) => letter.toUpperCase());
+
+function sortedKeys(schema: ExactObject): ExactObject {
+  return Object.fromEntries(Object.entries(schema).sort(([a], [b]) => (a < b ? -1 : 1)));
+}

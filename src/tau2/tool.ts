@@ -1,0 +1,117 @@
+/**
+ * A tool is a definition: name, kind, description and parameters give the JSON schema that models see; binding arguments
+ * gives Python's own signature errors; `run` is the body. SPEC section 3.
+ */
+import {
+  dumps,
+  type ExactObject,
+  type ExactValue,
+  entriesOf,
+  Float,
+  isArray,
+  isObject,
+  keysOf,
+  objectOf,
+  pythonStr,
+} from "../base/exact.ts";
+import { type Field, type FieldType, objectSchema } from "./model.ts";
+import { typeError } from "./python.ts";
+import type { ToolKind, ToolSchema } from "./types.ts";
+
+/** A model instance in a result: its numbers stay numbers, where those of plain containers become strings (SPEC section 2.3). */
+export class ModelResult {
+  constructor(readonly value: ExactValue) {}
+}
+
+export type ToolResult = ExactValue | ModelResult | readonly ToolResult[] | { readonly [key: string]: ToolResult };
+
+/** Arguments as bound: every parameter present, nothing checked. */
+export type BoundArguments<P extends string = string> = { readonly [K in P]: ExactValue };
+
+/** A function that tasks or models can call on a state `S` (a domain's view of its database). */
+export interface Tool<S> {
+  readonly name: string;
+  readonly kind: ToolKind;
+  readonly description: string;
+  readonly parameters: Readonly<Record<string, Field>>;
+  readonly run: (state: S, args: BoundArguments) => ToolResult;
+}
+
+interface ToolDefinition<S, P extends string> {
+  readonly name: string;
+  readonly kind: ToolKind;
+  readonly description: string;
+  readonly parameters: Readonly<Record<P, Field>>;
+  readonly run: (state: S, args: BoundArguments<P>) => ToolResult;
+}
+
+/** Declares a tool; the argument names of `run` follow from `parameters`. */
+export function tool<S, P extends string>(definition: ToolDefinition<S, P>): Tool<S> {
+  return definition as unknown as Tool<S>;
+}
+
+/** A parameter: its type in the schema, its description, and a default if it may be left out. */
+export function parameter(
+  type: FieldType,
+  description: string,
+  options: { readonly default?: ExactValue } = {},
+): Field {
+  return { type, description, ...options };
+}
+
+export function toolSchema<S>({ name, description, parameters }: Tool<S>): ToolSchema {
+  return { type: "function", function: { name, description, parameters: objectSchema("parameters", parameters) } };
+}
+
+/** Lists the tools by name with the first line of each description, as agents of the original can be shown them. */
+export function toolsDescription<S>(tools: readonly Tool<S>[]): string {
+  const byName = [...tools].sort((a, b) => (a.name < b.name ? -1 : 1));
+  return byName.map(({ name, description }, i) => `${i + 1}. ${name}\n${description.split("\n")[0]}`).join("\n\n");
+}
+
+/** Binds arguments as Python binds keyword arguments; `owner` is the class whose method this is. */
+export function bindArguments<S>(owner: string, { name, parameters }: Tool<S>, args: ExactObject): BoundArguments {
+  const call = `${owner}.${name}()`;
+  const unknown = keysOf(args).find((key) => !Object.hasOwn(parameters, key));
+  if (unknown !== undefined) throw typeError(`${call} got an unexpected keyword argument '${unknown}'`);
+  const missing = Object.keys(parameters).filter(
+    (key) => !Object.hasOwn(args, key) && parameters[key]?.default === undefined,
+  );
+  if (missing.length > 0) {
+    throw typeError(
+      `${call} missing ${missing.length} required positional argument${missing.length === 1 ? "" : "s"}: ${enumeration(missing)}`,
+    );
+  }
+  return Object.fromEntries(
+    Object.entries(parameters).map(([key, field]) => [key, Object.hasOwn(args, key) ? args[key] : field.default]),
+  ) as BoundArguments;
+}
+
+function enumeration(names: readonly string[]): string {
+  const quoted = names.map((name) => `'${name}'`);
+  if (quoted.length <= 2) return quoted.join(" and ");
+  return `${quoted.slice(0, -1).join(", ")}, and ${quoted.at(-1)}`;
+}
+
+/** The text of a tool message for a result: strings as they are, everything else as JSON (SPEC section 2.3). */
+export function resultText(result: ToolResult): string {
+  return typeof result === "string" ? result : dumps(serialized(result));
+}
+
+function serialized(result: ToolResult): ExactValue {
+  if (result instanceof ModelResult) return result.value;
+  if (Array.isArray(result)) return result.map(serialized);
+  if (result === null || typeof result === "string") return result;
+  if (typeof result === "object" && !(result instanceof Float)) {
+    return objectOf(entriesOf(result as ExactObject).map(([key, value]) => [key, serialized(value)]));
+  }
+  return pythonStr(result as ExactValue);
+}
+
+/** The plain value behind a result, for functions that tasks call and compare. */
+export function plainResult(result: ToolResult): ExactValue {
+  if (result instanceof ModelResult) return result.value;
+  if (isArray(result as ExactValue)) return (result as readonly ToolResult[]).map(plainResult);
+  if (isObject(result)) return objectOf(entriesOf(result).map(([key, value]) => [key, plainResult(value)]));
+  return result as ExactValue;
+}
