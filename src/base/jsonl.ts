@@ -1,40 +1,28 @@
 /** Append-only files of one JSON value a line. A row is in the file when `append` returns. */
-import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
+import { closeSync, fsyncSync, ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
+
+const NEWLINE = "\n".charCodeAt(0);
 
 export class JsonlFile implements Disposable {
   readonly path: string;
   #file: number | null;
-  #offset: number;
 
-  private constructor(path: string, file: number, offset: number) {
+  private constructor(path: string, file: number) {
     this.path = path;
     this.#file = file;
-    this.#offset = offset;
   }
 
-  /** Opens for appending; `cut_to` (bytes) first drops what lies behind, as a resumed run does. Fails if the file is shorter. */
-  static open(path: string, { cut_to }: { readonly cut_to?: number } = {}): JsonlFile {
+  /** Opens for appending; a last line that a crash cut off is dropped. */
+  static open(path: string): JsonlFile {
     const file = openSync(path, "a");
-    const size = fstatSync(file).size;
-    if (cut_to === undefined) return new JsonlFile(path, file, size);
-    if (size < cut_to) {
-      closeSync(file);
-      throw new Error(`${path}: has ${size} bytes, but ${cut_to} were written before`);
-    }
-    ftruncateSync(file, cut_to);
-    return new JsonlFile(path, file, cut_to);
-  }
-
-  /** Bytes written so far: what a checkpoint remembers. */
-  get offset(): number {
-    return this.#offset;
+    ftruncateSync(file, readFileSync(path).lastIndexOf(NEWLINE) + 1);
+    return new JsonlFile(path, file);
   }
 
   append(row: unknown): void {
     if (this.#file === null) throw new Error(`${this.path}: is closed`);
     const bytes = new TextEncoder().encode(`${JSON.stringify(row)}\n`);
     for (let at = 0; at < bytes.length; ) at += writeSync(this.#file, bytes, at);
-    this.#offset += bytes.length;
   }
 
   /** Makes the rows survive a power cut. */

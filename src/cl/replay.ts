@@ -1,0 +1,73 @@
+/**
+ * Replay: a share of each step's tasks comes from earlier domains and is rolled out again under the current policy, so
+ * the update stays on-policy. Which tasks: those that the memory holds rollouts of.
+ */
+import type { Rng } from "../base/rng.ts";
+import type { TaskRef } from "../curriculum/curriculum.ts";
+import type { RememberedTask } from "./memory.ts";
+import { type BatchContext, type ContinualMethod, PLAIN } from "./method.ts";
+
+export type ReplayStrategy = "random" | "high_reward" | "recent" | "balanced";
+
+export interface ReplayConfig {
+  /** Replayed tasks as a share of a step's tasks. */
+  readonly replay_ratio: number;
+  /** `replace`: a step stays as large as without replay. `add`: replayed tasks come on top. */
+  readonly replay_budget: "replace" | "add";
+  readonly replay_strategy: ReplayStrategy;
+}
+
+export const replay = (config: ReplayConfig): ContinualMethod => ({
+  ...PLAIN,
+  name: "replay",
+  augmentBatch: (context) => augmented(context, config),
+});
+
+function augmented({ tasks, experience, step, memory, rng }: BatchContext, config: ReplayConfig): TaskRef[] {
+  const candidates = memory.tasksOf(experience.earlier);
+  const wanted = replayCount({ step, ratio: config.replay_ratio, batch: tasks.length });
+  const replayed = STRATEGIES[config.replay_strategy](candidates, wanted, rng);
+  const kept = config.replay_budget === "replace" ? tasks.slice(0, tasks.length - replayed.length) : tasks;
+  return [...kept, ...replayed.map(({ domain, task_id }) => ({ domain, task_id, replayed: true }))];
+}
+
+/** ⌊(s+1)·ratio·batch⌋ − ⌊s·ratio·batch⌋: over many steps exactly the ratio, also where a batch is less than 1/ratio. */
+export function replayCount({ step, ratio, batch }: { step: number; ratio: number; batch: number }): number {
+  return upTo(step + 1) - upTo(step);
+
+  // 10·0.7·3 is 20.999…: the small summand keeps whole numbers whole.
+  function upTo(steps: number): number {
+    return Math.floor(steps * ratio * batch + 1e-9);
+  }
+}
+
+type Strategy = (tasks: readonly RememberedTask[], count: number, rng: Rng) => RememberedTask[];
+
+/** Without replacement; fewer than `count` where memory holds fewer. */
+const STRATEGIES = {
+  random: (tasks, count, rng) => rng.shuffle(tasks).slice(0, count),
+  high_reward: (tasks, count, rng) => drawnFromUpperHalf(tasks, count, rng, (task) => task.reward_mean),
+  recent: (tasks, count, rng) => drawnFromUpperHalf(tasks, count, rng, (task) => task.newest),
+  balanced: (tasks, count, rng) => inTurns(tasks, count, rng),
+} satisfies Record<ReplayStrategy, Strategy>;
+
+/** The half with the larger values (at least `count` tasks, ties by lot), then drawn evenly: not always the same ones. */
+function drawnFromUpperHalf(
+  tasks: readonly RememberedTask[],
+  count: number,
+  rng: Rng,
+  value: (task: RememberedTask) => number,
+): RememberedTask[] {
+  const ordered = rng.shuffle(tasks).toSorted((a, b) => value(b) - value(a));
+  const half = ordered.slice(0, Math.max(count, Math.ceil(ordered.length / 2)));
+  return rng.shuffle(half).slice(0, count);
+}
+
+/** Domains in turn, in an order drawn anew for each step; within a domain evenly. */
+function inTurns(tasks: readonly RememberedTask[], count: number, rng: Rng): RememberedTask[] {
+  const piles = [...Map.groupBy(rng.shuffle(tasks), (task) => task.domain).values()];
+  const longest = Math.max(0, ...piles.map((pile) => pile.length));
+  const order = rng.shuffle(piles);
+  const dealt = Array.from({ length: longest }, (_, round) => order.flatMap((pile) => pile.slice(round, round + 1)));
+  return dealt.flat().slice(0, count);
+}

@@ -1,0 +1,84 @@
+/**
+ * One vocabulary. metrics.jsonl uses these names; metrics.json, in the seed's shape, uses them without their stage
+ * (`train/loss` → `loss`), which a test keeps unambiguous. Rewards of a step are those of the current domain's tasks:
+ * replayed ones stand apart, since they would hide that the current domain has nothing to learn from.
+ */
+
+/** Of one training step. */
+export const TRAIN_METRICS = {
+  "train/loss": "Loss of the step: policy term plus kl_coef times KL.",
+  "train/kl": "KL (k3) to the anchor, mean over tokens in the loss; 0 when not measured.",
+  "train/entropy": "Entropy of the policy, mean over tokens in the loss.",
+  "train/grad_norm": "Global gradient norm before clipping; null when it was not finite.",
+  "train/learning_rate": "Of this step, warm-up included.",
+  "train/clip_low_fraction": "Share of tokens whose ratio was clipped below.",
+  "train/clip_high_fraction": "Share of tokens whose ratio was clipped above.",
+  "train/logprob_diff_max": "Largest difference between recorded and recomputed log-probability.",
+  "train/loss_tokens": "Tokens in the loss.",
+  "train/computed_tokens": "Tokens that were computed, after sharing prefixes.",
+  "train/skipped": "1 when the weights did not move: gradient not finite, or nothing to learn from.",
+  "rollout/reward_mean": "Mean reward, current domain.",
+  "rollout/reward_max": "Largest reward, current domain.",
+  "rollout/reward_std": "Standard deviation of the rewards, current domain.",
+  "rollout/pass_rate": "Share of rewards above 0.5, current domain.",
+  "rollout/groups": "Groups, current domain.",
+  "rollout/groups_tied": "Groups whose rewards are all equal, current domain: no gradient from these.",
+  "rollout/replay_groups": "Groups replayed from earlier domains.",
+  "rollout/replay_groups_tied": "Replayed groups whose rewards are all equal.",
+  "rollout/replay_reward_mean": "Mean reward of replayed groups; null without any.",
+  "rollout/failed": "Rollouts lost to the infrastructure; in no mean and not in the loss.",
+  "rollout/sampled_tokens": "Tokens that the policy sampled.",
+  "rollout/tokens_max": "Longest conversation, in tokens.",
+  "rollout/agent_turns_mean": "Turns of the agent per conversation.",
+  "rollout/tool_calls_mean": "Tool calls per conversation.",
+  "rollout/tool_errors": "Tool calls that failed.",
+  "rollout/malformed_calls": "Turns whose tool call could not be parsed.",
+  "rollout/truncated_turns": "Turns cut by max_new_tokens.",
+  "rollout/user_cost_usd": "Price of the simulated user.",
+} as const;
+
+/** Of one evaluated domain. */
+export const SCORE_METRICS = {
+  n_tasks: "Tasks evaluated.",
+  n_trials: "Trials per task.",
+  n_failed: "Trials lost to the infrastructure; in no mean.",
+  reward_mean: "Mean over tasks of the mean reward of their trials.",
+  pass_rate: "Share of trials with a reward above 0.5, mean over tasks.",
+  pass_hat_k: "tau2's pass^k: chance that k trials of a task all have reward 1; by k.",
+  low: "Lower end of reward_mean's 95 % interval (bootstrap over task ids).",
+  high: "Upper end of it.",
+  reward_mean_write: "reward_mean of tasks whose golden run writes; null without any.",
+  reward_mean_noop: "reward_mean of tasks that need no write; null without any.",
+  contaminated: "True when these tasks may have been trained on.",
+  stops: "Why conversations ended, counted.",
+  malformed_calls: "Turns whose tool call could not be parsed.",
+  tool_errors: "Tool calls that failed.",
+  truncated_turns: "Turns cut by max_new_tokens.",
+  agent_turns_mean: "Turns of the agent per conversation.",
+  tool_calls_mean: "Tool calls per conversation.",
+  user_identity: "Who played the user.",
+  user_cost_usd: "Price of the simulated user.",
+} as const;
+
+/** After each experience, from the score matrix; formulas in transfer.ts. */
+export const TRANSFER_METRICS = {
+  "cl/backward_transfer": "The seed's word: mean reward on earlier domains, now. Not the literature's; that is bwt.",
+  "cl/bwt": "Backward transfer (Lopez-Paz & Ranzato 2017).",
+  "cl/bwt_low": "Lower end of its 95 % interval.",
+  "cl/bwt_high": "Upper end of it.",
+  "cl/fwt": "Forward transfer against the base model.",
+  "cl/forgetting": "Forgetting (Chaudhry et al. 2018).",
+  "cl/acc": "Mean reward on the domains trained so far.",
+  "cl/learning_accuracy": "Mean reward on each domain right after its training.",
+  "cl/current_performance": "Reward on the domain just trained.",
+} as const;
+
+export type TrainMetric = keyof typeof TRAIN_METRICS;
+export type ScoreMetric = keyof typeof SCORE_METRICS;
+export type TransferMetric = keyof typeof TRANSFER_METRICS;
+
+/** `rollout/reward_mean` → `reward_mean`. */
+export const seedName = (name: string): string => name.slice(name.indexOf("/") + 1);
+
+/** A reward above this passes, in the seed's pass_rate. */
+export const PASS_REWARD_MIN = 0.5;
