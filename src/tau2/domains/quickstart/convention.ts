@@ -8,9 +8,6 @@ export type DomainName = "shop" | "rail" | "phone";
 /** What an agent may do before it writes; each domain wants one of the first three. */
 export type Preparation = "confirm" | "hold" | "unlock" | "none";
 
-export type OrderWrite = "cancel" | "credit" | "change";
-export type OrderStatus = "new" | "sent" | "lost" | "cancelled" | "credited";
-
 export interface Convention {
   readonly name: DomainName;
   readonly policy: string;

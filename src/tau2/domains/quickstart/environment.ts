@@ -1,148 +1,188 @@
 /**
- * The order office: an agent database (orders, desk), a user database (the user's own app) and their tools. A write that
- * was not prepared as the policy asks is refused, noted at the desk and ends the conversation. All values are strings,
- * so the canonical text of a database is its JSON with sorted keys.
+ * The order office: the agent's database (desk, orders), the user's (its own app) and their tools. Nothing stops an agent
+ * from writing unprepared; but then the desk notes a violation for good, and the conversation is over.
  */
-import { createHash } from "node:crypto";
-import { dumps, type ExactObject } from "../../../base/exact.ts";
-import type { Environment, ToolCall, ToolKind, ToolMessage, ToolSchema } from "../../types.ts";
-import type { Convention, OrderStatus, OrderWrite } from "./convention.ts";
-import type { Order } from "./tasks.ts";
+import type { ExactValue } from "../../../base/exact.ts";
+import type { Database } from "../../database.ts";
+import { type Side, side, ToolEnvironment, type Toolkit } from "../../environment.ts";
+import { dict, literal, model, record, str } from "../../model.ts";
+import { valueError } from "../../python.ts";
+import { parameter, type Tool, type ToolResult, tool } from "../../tool.ts";
+import type { Convention } from "./convention.ts";
+
+/** An entity of `orders`. */
+export type Order = {
+  readonly account: string;
+  readonly day: string;
+  readonly status: "new" | "sent" | "lost" | "cancelled" | "credited";
+  readonly held: "no" | "yes";
+  /** The writes on it, in order. */
+  readonly writes: readonly string[];
+};
 
 export interface Office {
   readonly convention: Convention;
-  readonly orders: ReadonlyMap<string, Order>;
-  /** Account → its order. */
-  readonly accounts: ReadonlyMap<string, string>;
+  readonly agent: Side;
+  /** null in `rail`: its users have no app. */
+  readonly user: Side | null;
 }
 
-type Arguments = Readonly<Record<string, string>>;
-
-const ID = { id: "An order's id, such as '#4217'." };
-const AGENT_TOOLS = [
-  toolSchema("get", "Read an order, or the order of an account.", { id: "The id of an order or account." }),
-  toolSchema("hold", "Hold an order.", ID),
-  toolSchema("cancel", "Cancel an order.", ID),
-  toolSchema("credit", "Credit an order.", ID),
-  toolSchema("change", "Change the day of an order.", { ...ID, day: "The new day, such as '@12'." }),
-  toolSchema("transfer", "Transfer the user to a human.", {}),
-];
-const APP_TOOLS = {
-  confirm: toolSchema("confirm", "Confirm an order in the account.", ID),
-  unlock: toolSchema("unlock", "Unlock an order in the app.", ID),
-};
-
-export const agentTools: readonly ToolSchema[] = AGENT_TOOLS;
-
-/** null in `rail`: its users have no app. */
-export const userTools = ({ preparation }: Convention): readonly ToolSchema[] | null =>
-  preparation === "hold" ? null : [APP_TOOLS[preparation]];
-
-export const toolKind = (name: string): ToolKind | null => {
-  if (name === "get") return "read";
-  return name in APP_TOOLS || AGENT_TOOLS.some((tool) => tool.function.name === name) ? "write" : null;
-};
-
-/** A fresh environment over shared tables; only what a conversation changes is copied. */
-export function openOffice(office: Office): Environment {
-  const changed = new Map<string, Order>();
-  const prepared: Record<string, "yes"> = {};
-  const desk = { transferred: "no", violation: "none" };
-  let ended: { readonly reason: string } | null = null;
-
-  const orderOf = (id: string): Order => {
-    const order = changed.get(id) ?? office.orders.get(id);
-    if (order === undefined) throw new ToolError(`${id} not found`);
-    return order;
-  };
-
-  const get = ({ id = "" }: Arguments): ExactObject => {
-    const order = office.accounts.get(id);
-    return order === undefined ? { order: id, status: orderOf(id).status } : { account: id, order };
-  };
-  const hold = ({ id = "" }: Arguments) => {
-    changed.set(id, { ...orderOf(id), held: "yes" });
-    return { ok: "hold" };
-  };
-  const write = (name: OrderWrite, { id = "", day }: Arguments) => {
-    const order = orderOf(id);
-    if (CLOSED.includes(order.status)) throw new ToolError(`${id} is ${order.status}`);
-    if (!isPrepared(id, order)) refuse(name, id);
-    changed.set(id, day === undefined ? { ...order, status: CLOSED_BY[name] ?? order.status } : { ...order, day });
-    return { ok: name };
-  };
-  const isPrepared = (id: string, order: Order) =>
-    office.convention.preparation === "hold" ? order.held === "yes" : prepared[id] === "yes";
-  const refuse = (name: OrderWrite, id: string): never => {
-    desk.violation = `${name} without ${office.convention.preparation}`;
-    ended = { reason: desk.violation };
-    throw new ToolError(`${id}: ${desk.violation}`);
-  };
-  const transfer = () => {
-    desk.transferred = "yes";
-    return { ok: "transfer" };
-  };
-  const prepare = ({ id = "" }: Arguments) => {
-    orderOf(id);
-    prepared[id] = "yes";
-    return { ok: office.convention.preparation };
-  };
-
-  const run = ({ name, requestor, ...call }: ToolCall): ExactObject => {
-    const tools = requestor === "user" ? (userTools(office.convention) ?? []) : AGENT_TOOLS;
-    const args = boundArguments(tools, name, call.arguments);
-    if (requestor === "user") return prepare(args);
-    if (name === "get") return get(args);
-    if (name === "hold") return hold(args);
-    return name === "transfer" ? transfer() : write(name as OrderWrite, args);
-  };
-
+/** `orders` by id, `accounts`: account → id of its order. */
+export function furnish(
+  convention: Convention,
+  data: { readonly orders: Readonly<Record<string, Order>>; readonly accounts: Readonly<Record<string, string>> },
+): Office {
+  const user = userToolkit(convention);
   return {
-    getResponse: (call) => answer(call, run),
-    agentDbHash: () => databaseHash({ desk, orders: Object.fromEntries([...office.orders, ...changed]) }),
-    userDbHash: () =>
-      office.convention.preparation === "hold" ? null : databaseHash({ [office.convention.preparation]: prepared }),
-    get ended() {
-      return ended;
-    },
+    convention,
+    agent: side(AGENT_TOOLKIT, { desk: { transferred: "no", violation: "none" }, ...data }),
+    user: user && side(user, { [user.tables[0] as string]: {} }),
   };
 }
 
-const CLOSED: readonly OrderStatus[] = ["cancelled", "credited"];
-const CLOSED_BY: Readonly<Partial<Record<OrderWrite, OrderStatus>>> = { cancel: "cancelled", credit: "credited" };
+export class OfficeEnvironment extends ToolEnvironment {
+  constructor({ convention, agent, user }: Office) {
+    super({ agent, user, sync: ({ agentDb, userDb }) => noteViolation(convention, agentDb, userDb) });
+  }
 
-/** A refusal whose text the caller sees. */
-class ToolError extends Error {}
-
-function answer(call: ToolCall, run: (call: ToolCall) => ExactObject): ToolMessage {
-  const message = { role: "tool", id: call.id, requestor: call.requestor } as const;
-  try {
-    return { ...message, content: dumps(run(call)), error: false };
-  } catch (error) {
-    if (!(error instanceof ToolError)) throw error;
-    return { ...message, content: `Error: ${error.message}`, error: true };
+  get ended(): { readonly reason: string } | null {
+    const { violation } = deskOf(this.agentDb);
+    return violation === "none" ? null : { reason: violation };
   }
 }
 
-function boundArguments(tools: readonly ToolSchema[], name: string, args: ExactObject): Arguments {
-  const tool = tools.find((candidate) => candidate.function.name === name);
-  if (tool === undefined) throw new ToolError(`Tool '${name}' not found.`);
-  const wanted = tool.function.parameters.required as readonly string[];
-  const given = Object.keys(args);
-  const wrong = wanted.find((key) => typeof args[key] !== "string") ?? given.find((key) => !wanted.includes(key));
-  if (wrong !== undefined) throw new ToolError(`argument ${wrong}`);
-  return args as Arguments;
+/** The policy says what comes before any write; an order written without it is a violation, whatever follows. */
+function noteViolation({ preparation }: Convention, agentDb: Database, userDb: Database | null): void {
+  const desk = deskOf(agentDb);
+  for (const [id, order] of agentDb.table<Order>("orders").changes) {
+    const prepared = preparation === "hold" ? order?.held === "yes" : userDb?.table(APP[preparation].table).has(id);
+    if (prepared || !order?.writes.length || desk.violation !== "none") continue;
+    agentDb.setValue("desk", { ...desk, violation: `${order.writes[0]} without ${preparation}` });
+  }
 }
 
-const databaseHash = (database: ExactObject): string =>
-  createHash("sha256")
-    .update(dumps(database, { sorted: true }))
-    .digest("hex");
+type Desk = { readonly transferred: string; readonly violation: string };
+const deskOf = (database: Database): Desk => database.value("desk") as unknown as Desk;
 
-function toolSchema(name: string, description: string, args: Readonly<Record<string, string>>): ToolSchema {
-  const properties = Object.fromEntries(
-    Object.entries(args).map(([key, text]) => [key, { type: "string", description: text }]),
-  );
-  const parameters = { type: "object", properties, required: Object.keys(args) };
-  return { type: "function", function: { name, description, parameters } };
+// ---------------------------------------------------------------------------------------------------------------------
+// The agent's side
+
+const ID = parameter(str, "The id of an order, such as '#4217'.");
+
+const get = tool({
+  name: "get",
+  kind: "read",
+  description: "Read an order, or find the order of an account.",
+  parameters: { id: parameter(str, "The id of an order or an account.") },
+  run: (database: Database, { id }): ToolResult => {
+    const order = (database.value("accounts") as Readonly<Record<string, string>>)[String(id)];
+    return order === undefined ? { order: id, status: orderOf(database, id).status } : { account: id, order };
+  },
+});
+
+const hold = tool({
+  name: "hold",
+  kind: "write",
+  description: "Hold an order, so that nobody else writes to it.",
+  parameters: { id: ID },
+  run: (database: Database, { id }) => replaced(database, id, "hold", (order) => ({ ...order, held: "yes" })),
+});
+
+const cancel = writeTool("cancel", "Cancel an order.", () => ({ status: "cancelled" }));
+const credit = writeTool("credit", "Credit an order.", () => ({ status: "credited" }));
+const change = writeTool("change", "Move an order to another day.", ({ day }) => ({ day: String(day) }), {
+  day: parameter(str, "The new day, such as '@12'."),
+});
+
+const transfer = tool({
+  name: "transfer",
+  kind: "write",
+  description: "Transfer the user to a human.",
+  parameters: {},
+  run: (database: Database) => {
+    database.setValue("desk", { ...deskOf(database), transferred: "yes" });
+    return { ok: "transfer" };
+  },
+});
+
+function writeTool(
+  name: string,
+  description: string,
+  effect: (args: Readonly<Record<string, ExactValue>>) => Partial<Order>,
+  parameters: Readonly<Record<string, ReturnType<typeof parameter>>> = {},
+): Tool<Database> {
+  return tool({
+    name,
+    kind: "write",
+    description,
+    parameters: { id: ID, ...parameters },
+    run: (database: Database, args: Readonly<Record<string, ExactValue>>) =>
+      replaced(database, args.id ?? null, name, (order) => {
+        if (order.status === "cancelled" || order.status === "credited") throw valueError(`order is ${order.status}`);
+        return { ...order, ...effect(args), writes: [...order.writes, name] };
+      }),
+  });
+}
+
+function replaced(database: Database, id: ExactValue, name: string, change: (order: Order) => Order) {
+  database.table<Order>("orders").set(String(id), change(orderOf(database, id)));
+  return { ok: name };
+}
+
+function orderOf(database: Database, id: ExactValue): Order {
+  const order = database.table<Order>("orders").get(String(id));
+  if (order === undefined) throw valueError(`${id} not found`);
+  return order;
+}
+
+const ORDER = model("Order", {
+  account: str,
+  day: str,
+  status: literal("new", "sent", "lost", "cancelled", "credited"),
+  held: literal("no", "yes"),
+  writes: { kind: "list", of: str },
+});
+
+const AGENT_TOOLKIT: Toolkit<Database> = {
+  className: "OfficeTools",
+  tools: [get, hold, cancel, credit, change, transfer],
+  functions: [],
+  view: (database) => database,
+  model: model("OfficeDB", {
+    desk: record(model("Desk", { transferred: str, violation: str })),
+    orders: dict(record(ORDER)),
+    accounts: dict(str),
+  }),
+  tables: ["orders"],
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The user's side
+
+const APP = {
+  confirm: { table: "confirmed", description: "Confirm an order in your account." },
+  unlock: { table: "unlocked", description: "Unlock an order in the app." },
+} as const;
+
+function userToolkit({ preparation }: Convention): Toolkit<Database> | null {
+  if (preparation === "hold") return null;
+  const { table, description } = APP[preparation];
+  const prepare = tool({
+    name: preparation,
+    kind: "write",
+    description,
+    parameters: { id: ID },
+    run: (database: Database, { id }) => {
+      database.table(table).set(String(id), { by: "user" });
+      return { ok: preparation };
+    },
+  });
+  return {
+    className: "AppTools",
+    tools: [prepare],
+    functions: [],
+    view: (database) => database,
+    model: model("AppDB", { [table]: dict(record(model("Mark", { by: str }))) }),
+    tables: [table],
+  };
 }

@@ -1,9 +1,10 @@
 /** Small domains in tau2's form, written for this project, for a run that learns within minutes on two cores. */
 import { Rng } from "../../../base/rng.ts";
+import { toolSchema } from "../../tool.ts";
 import type { Domain } from "../../types.ts";
 import { CONVENTIONS, type Convention, type DomainName } from "./convention.ts";
-import { agentTools, type Office, openOffice, toolKind, userTools } from "./environment.ts";
-import { idSource, type Order, type PosedTask, poseTasks } from "./tasks.ts";
+import { furnish, type Office, OfficeEnvironment, type Order } from "./environment.ts";
+import { idSource, type PosedTask, poseTasks } from "./tasks.ts";
 import { scriptedUser } from "./user.ts";
 
 /** A domain that also tells what its tasks are about: demonstrations and tests need it. */
@@ -22,20 +23,21 @@ export function quickstartDomain(name: DomainName, seed: number = SEED): Quickst
   const train = poseTasks(rng.fork("train"), convention, "train", ids);
   const test = poseTasks(rng.fork("test"), convention, "test", ids);
   const posed = [...train, ...test];
-  const office = furnish(convention, posed);
-  const schemas = userTools(convention);
+  const office = officeOf(convention, posed);
+  const { tools } = office.agent.toolkit;
+  const userTools = office.user?.toolkit.tools;
   return {
     name,
     convention,
     posed,
     policy: convention.policy,
     systemPrompt: convention.policy,
-    tools: agentTools,
-    userTools: schemas,
-    toolKind,
+    tools: tools.map(toolSchema),
+    userTools: userTools?.map(toolSchema) ?? null,
+    toolKind: (tool) => [...tools, ...(userTools ?? [])].find((known) => known.name === tool)?.kind ?? null,
     tasks: posed.map(({ task }) => task),
     splits: { train: train.map(({ task }) => task.id), test: test.map(({ task }) => task.id) },
-    createEnvironment: () => openOffice(office),
+    createEnvironment: () => new OfficeEnvironment(office),
     userSystemPrompt: userPrompt,
     scriptedUser: (task) => scriptedUser(task, convention),
   };
@@ -47,15 +49,15 @@ export const quickstartDomains: Readonly<Record<DomainName, () => Domain>> = {
   phone: () => quickstartDomain("phone"),
 };
 
-function furnish(convention: Convention, posed: readonly PosedTask[]): Office {
+function officeOf(convention: Convention, posed: readonly PosedTask[]): Office {
   const orders = posed.map(({ problem }): [string, Order] => [
     problem.order,
-    { account: problem.account, day: "@00", status: problem.status, held: "no" },
+    { account: problem.account, day: "@00", status: problem.status, held: "no", writes: [] },
   ]);
   const accounts = posed
     .filter(({ problem }) => problem.kind === "account")
     .map(({ problem }): [string, string] => [problem.account, problem.order]);
-  return { convention, orders: new Map(orders), accounts: new Map(accounts) };
+  return furnish(convention, { orders: Object.fromEntries(orders), accounts: Object.fromEntries(accounts) });
 }
 
 /** For a user played by a language model instead of the script. */

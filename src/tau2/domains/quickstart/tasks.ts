@@ -1,7 +1,7 @@
 /** Orders, accounts and tasks of a built-in domain, drawn from a random stream: the same stream gives the same domain. */
 import type { Rng } from "../../../base/rng.ts";
 import type { GoldenAction, Task } from "../../types.ts";
-import type { Convention, OrderStatus, OrderWrite } from "./convention.ts";
+import type { Convention } from "./convention.ts";
 
 /** `verb` names the write, `unwanted` leaves it to status and policy, `account` hides the order behind an account. */
 export type TaskKind = "verb" | "change" | "unwanted" | "account" | "lost";
@@ -18,21 +18,13 @@ export const TASK_COUNTS: Readonly<Record<TaskKind, number>> = {
 /** Evaluation ids and training ids never meet: see `belongsTo`. */
 export type Split = "train" | "test";
 
-/** As the database holds it. */
-export type Order = {
-  readonly account: string;
-  readonly day: string;
-  readonly status: OrderStatus;
-  readonly held: "no" | "yes";
-};
-
 /** A problem before it is worded as a tau2 task. `write` is what solves it. */
 export interface Problem {
   readonly kind: TaskKind;
   readonly order: string;
   readonly account: string;
-  readonly status: OrderStatus;
-  readonly write: OrderWrite | "transfer";
+  readonly status: "new" | "sent" | "lost";
+  readonly write: "cancel" | "credit" | "change" | "transfer";
   /** The day wanted, for `change`. */
   readonly day: string;
   readonly opening: string;
