@@ -1,0 +1,118 @@
+/** One rollout: the policy, a user and an environment hold the conversation of one task, then the evaluator scores it. */
+import type { Rng } from "../base/rng.ts";
+import type { Policy, SamplingOptions } from "../core/policy.ts";
+import { prepareEnvironment } from "../tau2/environment.ts";
+import { evaluate } from "../tau2/evaluator.ts";
+import { runConversation } from "../tau2/orchestrator.ts";
+import type { ConversationLimits, Domain, Message, RewardInfo, Simulation, Task, User } from "../tau2/types.ts";
+import { type AgentCounts, answeringUnreadableCalls, MALFORMED_CALL, policyAgent } from "./agent.ts";
+import { Dialogue } from "./dialogue.ts";
+import type { ChatRenderer } from "./renderer.ts";
+import type { Rollout } from "./types.ts";
+
+/** A user whose model costs money says how much this conversation has cost so far. */
+export interface RolloutUser extends User {
+  readonly costUsd?: () => number;
+}
+
+export interface RolloutRequest {
+  readonly policy: Policy;
+  readonly domain: Domain;
+  readonly task: Task;
+  /** Index within the group. */
+  readonly sample: number;
+  /** This rollout's own; every turn of the agent forks it. */
+  readonly rng: Rng;
+  readonly renderer: ChatRenderer;
+  readonly sampling: SamplingOptions;
+  readonly context_tokens_max: number;
+  readonly malformed_calls: "text_to_user" | "error_to_agent";
+  readonly limits: ConversationLimits;
+  readonly user: RolloutUser;
+  readonly policy_version: number;
+  readonly signal: AbortSignal;
+}
+
+/** Whatever happens, the sequences of agent and user are released; an abort releases them at once. */
+export async function runRollout(request: RolloutRequest): Promise<Rollout> {
+  const { policy, renderer, rng, sampling, context_tokens_max, user, signal } = request;
+  const dialogue = new Dialogue({
+    policy,
+    model: "policy",
+    renderer,
+    sampling,
+    context_tokens_max,
+    seedOf: (turn) => rng.fork("turn", turn).uint64(),
+  });
+  const close = () => {
+    dialogue.close();
+    user.close?.();
+  };
+  signal.addEventListener("abort", close, { once: true });
+  try {
+    return await converse(request, dialogue);
+  } finally {
+    signal.removeEventListener("abort", close);
+    close();
+  }
+}
+
+async function converse(request: RolloutRequest, dialogue: Dialogue): Promise<Rollout> {
+  const { domain, task, renderer, malformed_calls, limits, user, signal } = request;
+  const { systemPrompt } = domain;
+  const agent = policyAgent({ dialogue, systemPrompt, toolFormat: renderer.toolFormat, malformed_calls });
+  const simulation = await runConversation({
+    environment: answeringUnreadableCalls(prepareEnvironment(domain, task)),
+    agent,
+    user,
+    limits,
+    history: task.initial_state?.message_history ?? undefined,
+    signal,
+  });
+  const reward_info = simulation.termination === "infrastructure_error" ? null : evaluate({ domain, task, simulation });
+  return recordOf(request, { dialogue, counts: agent.counts, simulation, reward_info });
+}
+
+interface Outcome {
+  readonly dialogue: Dialogue;
+  readonly counts: Readonly<AgentCounts>;
+  readonly simulation: Simulation;
+  readonly reward_info: RewardInfo | null;
+}
+
+function recordOf(request: RolloutRequest, { dialogue, counts, simulation, reward_info }: Outcome): Rollout {
+  const { domain, task, sample, user, policy_version } = request;
+  const { messages, termination, detail } = simulation;
+  return {
+    domain: domain.name,
+    task_id: task.id,
+    sample,
+    ...dialogue.record(),
+    messages,
+    termination,
+    detail,
+    reward: reward_info?.reward ?? 0,
+    reward_info,
+    ...counts,
+    ...toolCounts(messages),
+    task_writes: taskWrites(domain, task),
+    policy_version,
+    user_identity: user.identity,
+    user_cost_usd: user.costUsd?.() ?? 0,
+  };
+}
+
+/** The agent's calls and their errors; a call that could not be read is none, and is counted elsewhere. */
+function toolCounts(messages: readonly Message[]): { readonly tool_calls: number; readonly tool_errors: number } {
+  const calls = messages.flatMap((message) => (message.role === "assistant" ? (message.tool_calls ?? []) : []));
+  const made = new Set(calls.filter((call) => call.name !== MALFORMED_CALL).map((call) => call.id));
+  const errors = messages.filter(
+    (message) => message.role === "tool" && message.requestor === "assistant" && message.error && made.has(message.id),
+  );
+  return { tool_calls: made.size, tool_errors: errors.length };
+}
+
+/** Does the golden run call a tool that writes? Tasks without one score for doing nothing. */
+function taskWrites(domain: Domain, task: Task): boolean {
+  return (task.evaluation_criteria?.actions ?? []).some((action) => domain.toolKind(action.name) === "write");
+}
