@@ -28,11 +28,13 @@ export function checkRunDirectory(log_dir: string, resume: Checkpoint | null): v
 
 export class RunDirectory {
   readonly path: string;
+  readonly config: RunConfig;
 
   /** Makes it; config.json is the first file in it. A resumed run goes on behind the metrics of its checkpoint. */
   constructor(config: RunConfig, resume: Checkpoint | null) {
     checkRunDirectory(config.log_dir, resume);
     this.path = config.log_dir;
+    this.config = config;
     mkdirSync(join(this.path, "rollouts"), { recursive: true });
     writeFileAtomic(join(this.path, "config.json"), pretty(config));
     if (resume !== null) writeFileAtomic(this.file("metrics.jsonl"), readFileSync(resume.metrics_file));

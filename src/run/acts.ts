@@ -1,0 +1,207 @@
+/** What the loop does beside learning: says, measures, writes, saves. */
+import { assertNever, UserError } from "../base/errors.ts";
+import { saveCheckpoint } from "../checkpoint/save.ts";
+import { trajectoriesOf } from "../cl/memory.ts";
+import type { MethodOp } from "../cl/method.ts";
+import { trajectoryText } from "../cl/trajectory.ts";
+import type { TrainingBatch } from "../core/policy.ts";
+import type { Experience } from "../curriculum/experience.ts";
+import type { MetricsRow, TrainRow, TransferRow } from "../metrics/rows.ts";
+import { matrixRow, scoresRowsOf } from "../metrics/rows.ts";
+import { transferMetrics } from "../metrics/transfer.ts";
+import type { Group } from "../rollout/types.ts";
+import { type Evaluation, evaluateDomains, resampleStream } from "./evaluate.ts";
+import { closingSummary, evaluationTable, experienceHead, stepLine, tiedLine, trainingOn, warning } from "./report.ts";
+import { type Run, stateOf, timed } from "./run.ts";
+import { type StepFacts, trainRow } from "./train-row.ts";
+
+/** Steps in a row with a gradient that is not finite, after which the run stops. */
+const NONFINITE_STEPS_MAX = 3;
+
+/** The share of groups with unequal rewards below which a domain hardly teaches anything, and when to look first. */
+const VARYING_GROUPS_MIN = 0.05;
+const VARYING_GROUPS_STEPS = 5;
+
+export async function beginExperience(run: Run, experience: Experience): Promise<void> {
+  const { curriculum, reporter, config } = run;
+  const { train } = curriculum.split(experience.domain);
+  reporter.line(experienceHead(experience));
+  reporter.line(trainingOn(train.length, experience.domain));
+  if (run.position.step > 0) reporter.line(`Going on at step ${run.position.step}`);
+  if (config.reset_optimizer && experience.index > 0 && run.position.step === 0)
+    await carryOut(run, [{ op: "reset_optimizer" }]);
+}
+
+export async function carryOut(run: Run, ops: readonly MethodOp[]): Promise<void> {
+  for (const op of ops) {
+    switch (op.op) {
+      case "reset_optimizer":
+        await run.policy.weightOp(op);
+        break;
+      default:
+        refuse(op.op);
+    }
+  }
+}
+
+/** A user's method is not held by the types. */
+function refuse(op: never): never {
+  if (typeof op === "string")
+    throw new UserError("method", `it asks for the operation ${op}, which nothing carries out. Known: reset_optimizer`);
+  return assertNever(op);
+}
+
+export interface StepRecord extends StepFacts {
+  readonly batches: readonly TrainingBatch[];
+}
+
+/** Rollouts and metrics to disk, the line to the console; stops the run when gradients stay broken. */
+export async function recordStep(run: Run, { batches, ...facts }: StepRecord): Promise<void> {
+  const { experience, step, groups, update } = facts;
+  const row = trainRow(facts);
+  await writeRollouts(run, `step_${stepName(run, experience, step)}`, groups, { task_idx: experience.index, step });
+  run.metrics.write(row);
+  run.reporter.line(stepLine(row));
+  const tied = tiedLine(row);
+  if (tied !== null) run.reporter.line(tied);
+  warnWhenNothingVaries(run, row);
+  if (update.outcome === "updated") run.policy_version += 1;
+  run.nonfinite_steps = update.outcome === "nonfinite_gradient" ? run.nonfinite_steps + 1 : 0;
+  if (update.outcome === "nonfinite_gradient") await reportNonfinite(run, row, batches);
+}
+
+/** Row of the score matrix; `experience` null: before training. */
+export async function evaluateAll(run: Run, experience: Experience | null): Promise<void> {
+  const { curriculum, reporter, metrics } = run;
+  const task_idx = experience?.index ?? -1;
+  const domain = experience?.domain ?? null;
+  const evaluation = await evaluateSplits(
+    run,
+    curriculum.splits.map((split) => split.domain.name),
+    { task_idx, step: null },
+  );
+  const { scores, rewards } = evaluation;
+  reporter.line(domain === null ? "Evaluation before training" : `Evaluation after task ${task_idx} (${domain})`);
+  reporter.line(evaluationTable(scores));
+  await writeEvaluation(run, task_idx === -1 ? "base" : `task_${task_idx}`, evaluation, task_idx);
+  if (experience !== null) writeEvalRow(run, experience, experience.steps - 1, evaluation);
+  metrics.write({ kind: "scores", task_idx, domain, scores, rewards });
+  if (experience !== null) metrics.write(transferRow(run, experience));
+}
+
+/** Of the current domain, between steps. */
+export async function evaluateCurrent(run: Run, experience: Experience, step: number): Promise<void> {
+  const evaluation = await evaluateSplits(run, [experience.domain], { task_idx: experience.index, step });
+  run.reporter.line(`Evaluation after step ${step}`);
+  run.reporter.line(evaluationTable(evaluation.scores));
+  await writeEvaluation(run, stepName(run, experience, step), evaluation, experience.index);
+  writeEvalRow(run, experience, step, evaluation);
+}
+
+export async function save(run: Run, name: number | "latest"): Promise<void> {
+  const { policy, memory, metrics, directory } = run;
+  metrics.flush();
+  const path = directory.checkpoint(name);
+  const { experience, step } = run.position;
+  const state = stateOf(run);
+  const content = { policy, memory, config: directory.config, state, metrics: metrics.path };
+  await timed(run, { phase: "checkpoints", task_idx: experience, step }, () => saveCheckpoint(path, content));
+  run.last_checkpoint = path;
+  run.reporter.line(`Saved ${path}`);
+}
+
+/** The closing words. */
+export function close(run: Run): readonly MetricsRow[] {
+  const { metrics, reporter, directory, phases } = run;
+  const transfer = metrics.rows.findLast((row) => row.kind === "transfer") ?? null;
+  const names = ["config.json", "metrics.json", "metrics.jsonl", "timings.jsonl", "rollouts/", "run.log"];
+  const files = [
+    ...names.map((name) => directory.file(name)),
+    ...(run.last_checkpoint === null ? [] : [run.last_checkpoint]),
+  ];
+  reporter.line(closingSummary({ scores: scoresRowsOf(metrics.rows), transfer, phases, files }));
+  return metrics.rows;
+}
+
+interface Place {
+  readonly task_idx: number;
+  readonly step: number | null;
+}
+
+function evaluateSplits(run: Run, domains: readonly string[], place: Place): Promise<Evaluation> {
+  const { curriculum, rollouts, config, policy_version } = run;
+  const splits = domains.map((domain) => curriculum.split(domain));
+  return timed(run, { ...place, phase: "evaluations" }, () =>
+    evaluateDomains(splits, { rollouts, config, policy_version }),
+  );
+}
+
+function writeEvalRow(run: Run, { index, domain }: Experience, step: number, { scores }: Evaluation): void {
+  const score = scores[domain];
+  if (score === undefined) throw new Error(`evaluation: no score of ${domain}`);
+  run.metrics.write({ kind: "eval", task_idx: index, domain, step, score });
+}
+
+function transferRow({ metrics, config }: Run, { index, domain }: Experience): TransferRow {
+  const rows = scoresRowsOf(metrics.rows);
+  const rngOf = (name: string) => resampleStream(config.eval_seed, name);
+  const measured = transferMetrics(rows.map(matrixRow), { rngOf, rewards: rows.map((row) => row.rewards) });
+  return { kind: "transfer", task_idx: index, domain, ...measured };
+}
+
+/** Once an experience, from its rows so far, so that a resumed run says the same. */
+function warnWhenNothingVaries({ metrics, reporter }: Run, { task_idx, step, domain }: TrainRow): void {
+  if (step + 1 !== VARYING_GROUPS_STEPS) return;
+  const rows = metrics.rows.filter((row) => row.kind === "train" && row.task_idx === task_idx) as TrainRow[];
+  const groups = sum(rows, "rollout/groups");
+  const varying = 1 - sum(rows, "rollout/groups_tied") / groups;
+  if (groups === 0 || varying >= VARYING_GROUPS_MIN) return;
+  const percent = (varying * 100).toFixed(1);
+  reporter.line(
+    warning(
+      `only ${percent} % of ${domain}'s groups vary in reward, so there is next to nothing to learn from. ` +
+        "Larger groups (num_samples_per_prompt), a higher temperature or a stronger model help",
+    ),
+  );
+}
+
+const sum = (rows: readonly TrainRow[], name: "rollout/groups" | "rollout/groups_tied"): number =>
+  rows.reduce((total, row) => total + (row[name] ?? 0), 0);
+
+async function reportNonfinite(
+  run: Run,
+  { task_idx, step }: TrainRow,
+  batches: readonly TrainingBatch[],
+): Promise<void> {
+  const name = `nonfinite_task_${task_idx}_step_${step}.json.zst`;
+  await run.directory.writeCompressed(name, JSON.stringify(batches.map(plainBatch)));
+  const what = `the gradient of task ${task_idx}, step ${step} is not finite: the step was skipped, its batch is in ${run.directory.file(name)}`;
+  run.reporter.line(warning(what));
+  if (run.nonfinite_steps >= NONFINITE_STEPS_MAX)
+    throw new UserError(
+      "training",
+      `${NONFINITE_STEPS_MAX} steps in a row had a gradient that is not finite. Lower learning_rate, or resume from an earlier checkpoint`,
+    );
+}
+
+const plainBatch = (batch: TrainingBatch) =>
+  Object.fromEntries(Object.entries(batch).map(([name, values]) => [name, Array.from(values as Float32Array)]));
+
+async function writeEvaluation(run: Run, name: string, { groups }: Evaluation, task_idx: number): Promise<void> {
+  for (const [domain, those] of Object.entries(groups))
+    await writeRollouts(run, `eval_${name}_${domain}`, those, { task_idx, step: -1 });
+}
+
+async function writeRollouts(
+  run: Run,
+  name: string,
+  groups: readonly Group[],
+  place: { task_idx: number; step: number },
+) {
+  const lines = trajectoriesOf(groups, place).map((rollout) => `${trajectoryText(rollout, { with_logprobs: true })}\n`);
+  await run.directory.writeCompressed(`rollouts/${name}.jsonl.zst`, lines.join(""));
+}
+
+/** Counted over the whole run. */
+const stepName = ({ config }: Run, { index }: Experience, step: number): string =>
+  String(index * config.num_steps_per_task + step).padStart(6, "0");

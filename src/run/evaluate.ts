@@ -1,0 +1,57 @@
+/**
+ * Evaluation: every domain's test tasks, `eval_trials` times each. The random streams depend on `eval_seed`, domain,
+ * task and trial only, so all rows of a score matrix, runs and methods are evaluated under the same luck.
+ */
+import { Rng } from "../base/rng.ts";
+import type { RunConfig } from "../config/schema.ts";
+import type { DomainSplit } from "../curriculum/split.ts";
+import { type DomainScore, scoreOf, type TaskRewards, taskRewards } from "../metrics/score.ts";
+import type { Group } from "../rollout/types.ts";
+import type { Rollouts } from "./rollouts.ts";
+
+export interface Evaluation {
+  readonly scores: Readonly<Record<string, DomainScore>>;
+  readonly rewards: Readonly<Record<string, TaskRewards>>;
+  readonly groups: Readonly<Record<string, readonly Group[]>>;
+}
+
+export interface EvaluateOptions {
+  readonly rollouts: Rollouts;
+  readonly config: RunConfig;
+  /** Optimizer updates so far. */
+  readonly policy_version: number;
+}
+
+/** One domain after the other; the conversations of a domain run at once. */
+export async function evaluateDomains(splits: readonly DomainSplit[], options: EvaluateOptions): Promise<Evaluation> {
+  const evaluated: (readonly [string, DomainEvaluation])[] = [];
+  for (const split of splits) evaluated.push([split.domain.name, await evaluateDomain(split, options)]);
+  const pick = <T>(value: (evaluation: DomainEvaluation) => T): Record<string, T> =>
+    Object.fromEntries(evaluated.map(([domain, evaluation]) => [domain, value(evaluation)]));
+  return {
+    scores: pick(({ score }) => score),
+    rewards: pick(({ rewards }) => rewards),
+    groups: pick(({ groups }) => groups),
+  };
+}
+
+export interface DomainEvaluation {
+  readonly score: DomainScore;
+  readonly rewards: TaskRewards;
+  readonly groups: readonly Group[];
+}
+
+export async function evaluateDomain(split: DomainSplit, options: EvaluateOptions): Promise<DomainEvaluation> {
+  const { domain, test, contaminated } = split;
+  const { config, policy_version } = options;
+  const planned = test.map((task) => ({ domain, task, replayed: false }));
+  const groups = await options.rollouts.evaluate(planned, { label: `evaluating ${domain.name}`, policy_version });
+  return {
+    score: scoreOf(groups, { contaminated, rng: resampleStream(config.eval_seed, domain.name) }),
+    rewards: taskRewards(groups),
+    groups,
+  };
+}
+
+/** Tasks of a domain are resampled alike in all rows, runs and methods with this `eval_seed`. */
+export const resampleStream = (eval_seed: number, domain: string): Rng => Rng.from(eval_seed).fork("bootstrap", domain);

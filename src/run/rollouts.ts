@@ -1,0 +1,57 @@
+/** Rollouts of a step and of an evaluation, with the run's users, progress and interruption. */
+import type { RunConfig } from "../config/schema.ts";
+import type { Policy } from "../core/policy.ts";
+import { type CollectOptions, collectRollouts, type PlannedTask } from "../rollout/collect.ts";
+import type { Group } from "../rollout/types.ts";
+import type { Reporter } from "./report.ts";
+
+export interface RolloutsOptions {
+  readonly config: RunConfig;
+  readonly policy: Policy;
+  readonly makeUser: CollectOptions["makeUser"];
+  readonly reporter: Reporter;
+  readonly signal: AbortSignal;
+}
+
+interface RolloutFacts {
+  /** Of the progress line. */
+  readonly label: string;
+  /** Optimizer updates so far. */
+  readonly policy_version: number;
+}
+
+export class Rollouts {
+  readonly #options: RolloutsOptions;
+
+  constructor(options: RolloutsOptions) {
+    this.#options = options;
+  }
+
+  /** `step` counts over the whole run: no two steps share a random stream. */
+  train(
+    planned: readonly PlannedTask[],
+    { step, ...facts }: RolloutFacts & { readonly step: number },
+  ): Promise<Group[]> {
+    return this.#collect(planned, {
+      ...facts,
+      step,
+      phase: "train",
+      samples: this.#options.config.num_samples_per_prompt,
+    });
+  }
+
+  evaluate(planned: readonly PlannedTask[], facts: RolloutFacts): Promise<Group[]> {
+    return this.#collect(planned, { ...facts, step: 0, phase: "eval", samples: this.#options.config.eval_trials });
+  }
+
+  #collect(
+    planned: readonly PlannedTask[],
+    { label, ...how }: RolloutFacts & Pick<CollectOptions, "step" | "phase" | "samples">,
+  ): Promise<Group[]> {
+    const { config, policy, makeUser, reporter, signal } = this.#options;
+    const total = planned.length * how.samples;
+    let done = 0;
+    const onRollout = () => reporter.progress({ label, done: ++done, total });
+    return collectRollouts(policy, planned, { ...how, config, makeUser, onRollout, signal });
+  }
+}

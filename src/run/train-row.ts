@@ -1,0 +1,93 @@
+/** What metrics.jsonl says about a step. */
+import type { Experience } from "../curriculum/experience.ts";
+import { isTied } from "../grpo/advantage.ts";
+import { PASS_REWARD_MIN } from "../metrics/names.ts";
+import type { TrainRow } from "../metrics/rows.ts";
+import { countStops, scored } from "../metrics/score.ts";
+import type { Group, Rollout } from "../rollout/types.ts";
+import type { Update } from "./update.ts";
+
+export interface StepFacts {
+  readonly experience: Experience;
+  readonly step: number;
+  readonly groups: readonly Group[];
+  readonly update: Update;
+}
+
+export function trainRow({ experience, step, groups, update }: StepFacts): TrainRow {
+  return {
+    kind: "train",
+    task_idx: experience.index,
+    domain: experience.domain,
+    step,
+    ...updateMetrics(update),
+    ...rewardMetrics(groups),
+    ...conductMetrics(groups.flatMap((group) => group.rollouts)),
+  };
+}
+
+const updateMetrics = (update: Update) => ({
+  "train/loss": finite(update.loss),
+  "train/kl": finite(update.kl),
+  "train/entropy": finite(update.entropy),
+  "train/grad_norm": finite(update.grad_norm),
+  "train/learning_rate": update.learning_rate,
+  "train/clip_low_fraction": finite(update.clip_low_fraction),
+  "train/clip_high_fraction": finite(update.clip_high_fraction),
+  "train/logprob_diff_max": finite(update.logprob_diff_max),
+  "train/loss_tokens": update.loss_tokens,
+  "train/computed_tokens": update.computed_tokens,
+  "train/skipped": update.outcome === "updated" ? 0 : 1,
+});
+
+function rewardMetrics(groups: readonly Group[]) {
+  const { current = [], replayed = [] } = Object.groupBy(groups, (group) => (group.replayed ? "replayed" : "current"));
+  const rewards = rewardsOf(current);
+  return {
+    "rollout/reward_mean": mean(rewards),
+    "rollout/reward_max": rewards.length === 0 ? null : Math.max(...rewards),
+    "rollout/reward_std": deviation(rewards),
+    "rollout/pass_rate": mean(rewards.map((reward) => (reward > PASS_REWARD_MIN ? 1 : 0))),
+    "rollout/groups": current.length,
+    "rollout/groups_tied": current.filter(tied).length,
+    "rollout/replay_groups": replayed.length,
+    "rollout/replay_groups_tied": replayed.filter(tied).length,
+    "rollout/replay_reward_mean": mean(rewardsOf(replayed)),
+    "rollout/failed": groups.flatMap((group) => group.rollouts).length - groups.flatMap(scored).length,
+  };
+}
+
+function conductMetrics(rollouts: readonly Rollout[]) {
+  const values = (value: (rollout: Rollout) => number) => rollouts.map(value);
+  return {
+    "rollout/sampled_tokens": sum(values(({ sampled_mask }) => sum(sampled_mask))),
+    "rollout/tokens_max": Math.max(0, ...values(({ tokens }) => tokens.length)),
+    "rollout/agent_turns_mean": mean(values(({ agent_turns }) => agent_turns)),
+    "rollout/tool_calls_mean": mean(values(({ tool_calls }) => tool_calls)),
+    "rollout/tool_errors": sum(values(({ tool_errors }) => tool_errors)),
+    "rollout/malformed_calls": sum(values(({ malformed_calls }) => malformed_calls)),
+    "rollout/truncated_turns": sum(values(({ truncated_turns }) => truncated_turns)),
+    "rollout/user_cost_usd": sum(values(({ user_cost_usd }) => user_cost_usd)),
+    "rollout/stops": countStops(rollouts),
+  };
+}
+
+const rewardsOf = (groups: readonly Group[]): number[] => groups.flatMap(scored).map(({ reward }) => reward);
+
+const tied = (group: Group): boolean => isTied(scored(group).map(({ reward }) => reward));
+
+function sum(values: Iterable<number>): number {
+  let total = 0;
+  for (const value of values) total += value;
+  return total;
+}
+
+const mean = (values: readonly number[]): number | null => (values.length === 0 ? null : sum(values) / values.length);
+
+function deviation(values: readonly number[]): number | null {
+  const center = mean(values);
+  return center === null ? null : Math.sqrt(sum(values.map((value) => (value - center) ** 2)) / values.length);
+}
+
+/** JSON has no NaN. */
+const finite = (value: number): number | null => (Number.isFinite(value) ? value : null);
