@@ -144,7 +144,7 @@ const CONSTANTS: readonly [string, ExactValue][] = [
   ["Infinity", new Float(Number.POSITIVE_INFINITY)],
   ["-Infinity", new Float(Number.NEGATIVE_INFINITY)],
 ];
-const PLAIN_STRING = /[^"\\\u0000-\u001f]*/y;
+const PLAIN_STRING = /[ !#-[\]-\uffff]*/y;
 
 class Parser {
   #at = 0;
@@ -168,8 +168,10 @@ class Parser {
         return this.#nested(() => this.#object());
       case 0x5b:
         return this.#nested(() => this.#array());
-      default:
-        return this.#constant() ?? this.#number();
+      default: {
+        const constant = this.#constant();
+        return constant === undefined ? this.#number() : constant;
+      }
     }
   }
 
@@ -382,7 +384,7 @@ const SHORT_ESCAPES: Readonly<Record<string, string>> = {
 function quote(text: string, { ascii = true }: DumpOptions): string {
   if (/^[ !#-[\]-~]*$/.test(text)) return `"${text}"`;
   // Without the `u` flag an astral character is two units, hence a surrogate pair, as in Python.
-  const pattern = ascii ? /[^ !#-[\]-~]/g : /["\\\u0000-\u001f]/g;
+  const pattern = ascii ? /[^ !#-[\]-~]/g : /[^ !#-[\]-\uffff]/g;
   return `"${text.replace(pattern, (unit) => SHORT_ESCAPES[unit] ?? `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`)}"`;
 }
 

@@ -1,0 +1,81 @@
+/** tau2-bench's data files: where they lie, and reading them with errors that name the file. */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { UserError } from "../base/errors.ts";
+import { type ExactValue, isArray, isObject, JsonError, keysOf, parseExact } from "../base/exact.ts";
+import type { Task } from "./types.ts";
+
+// A tau2-bench checkout, its data directory (what TAU2_DATA_DIR means to tau2), or the tau2 folder inside.
+const LAYOUTS = ["data/tau2", "tau2", "."];
+
+/** The folder that holds `domains/<domain>`; `directory` is what the user configured. */
+export function dataRoot(directory: string | null, domain: string): string {
+  if (directory === null) {
+    throw new UserError(
+      "tau2_data_dir",
+      `not set, and domain ${domain} needs tau2-bench's data. Clone github.com/sierra-research/tau2-bench and give its path, here or in TAU2_DATA_DIR.`,
+    );
+  }
+  const found = LAYOUTS.map((layout) => join(directory, layout)).find((root) =>
+    existsSync(join(root, "domains", domain)),
+  );
+  if (found === undefined) {
+    throw new UserError(
+      "tau2_data_dir",
+      `${directory} holds no domains/${domain}. Give a tau2-bench checkout, its data directory, or the tau2 folder inside.`,
+    );
+  }
+  return found;
+}
+
+export function readText(file: string): string {
+  try {
+    return readFileSync(file, "utf8");
+  } catch (error) {
+    throw new UserError(
+      file,
+      `cannot be read: ${(error as NodeJS.ErrnoException).code ?? error}. Is the tau2-bench data complete?`,
+      { cause: error },
+    );
+  }
+}
+
+export function readJson(file: string): ExactValue {
+  const text = readText(file);
+  try {
+    return parseExact(text);
+  } catch (error) {
+    if (!(error instanceof JsonError)) throw error;
+    throw new UserError(`${file}:${error.line}`, `not valid JSON: ${error.reason}`, { cause: error });
+  }
+}
+
+export type Splits = Readonly<Record<string, readonly string[]>>;
+
+/**
+ * The splits of a domain. With a split file they are its own; without one `train` is the first ⌊n · train_split⌋ tasks in
+ * the order of tasks.json, `test` the rest, `base` all: the same for everybody, whatever the seed.
+ */
+export function readSplits(file: string, tasks: readonly Task[], train_split: number): Splits {
+  const ids = tasks.map(({ id }) => id);
+  if (!existsSync(file)) {
+    const train = Math.floor(ids.length * train_split);
+    return { train: ids.slice(0, train), test: ids.slice(train), base: ids };
+  }
+  const value = readJson(file);
+  if (!isObject(value)) throw new UserError(file, "an object from split names to lists of task ids is expected");
+  const splits = keysOf(value).map(
+    (name) => [name, splitIds(value[name] as ExactValue, `${file}: ${name}`, ids)] as const,
+  );
+  return { train: [], test: [], base: ids, ...Object.fromEntries(splits) };
+}
+
+/** The ids of one split, in the order of tasks.json (SPEC section 1). */
+function splitIds(value: ExactValue, where: string, ids: readonly string[]): string[] {
+  if (!isArray(value)) throw new UserError(where, "a list of task ids is expected");
+  const chosen = new Set(value);
+  const known = new Set<ExactValue>(ids);
+  const unknown = value.find((id) => !known.has(id));
+  if (unknown !== undefined) throw new UserError(where, `task ${String(unknown)} is not in tasks.json`);
+  return ids.filter((id) => chosen.has(id));
+}

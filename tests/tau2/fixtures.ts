@@ -1,0 +1,90 @@
+/** The recordings of the original Python program, found by pattern: another folder of the same format may take their place. */
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { type ExactObject, type ExactValue, parseExact } from "../../src/base/exact.ts";
+import { knownDomains, loadDomain } from "../../src/tau2/domains/index.ts";
+import type { Domain, Message, Task } from "../../src/tau2/types.ts";
+
+const shared = process.env.GRPO_CL_SHARED ?? join(import.meta.dir, "../../../shared");
+const directory = join(shared, "tau2/fixtures");
+
+export const dataDirectory = join(shared, "tau2/data");
+export const hasFixtures = existsSync(directory) && existsSync(dataDirectory);
+/** What a skipped test says. */
+export const WITHOUT_FIXTURES = `(skipped: no tau2 fixtures under ${shared}; set GRPO_CL_SHARED)`;
+
+export type FixtureRecord = ExactObject & {
+  readonly id: string;
+  readonly domain: string;
+  readonly task_id?: string | null;
+};
+
+const files = (): string[] =>
+  hasFixtures
+    ? readdirSync(directory)
+        .filter((name) => name.endsWith(".jsonl.gz"))
+        .sort()
+    : [];
+
+const records = (file: string): FixtureRecord[] => {
+  const text = new TextDecoder().decode(Bun.gunzipSync(readFileSync(join(directory, file))));
+  return text
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line) => parseExact(line) as FixtureRecord);
+};
+
+/** The records of every file whose name begins with a kind: `walks_airline.jsonl.gz`, `schemas.jsonl.gz`. */
+export function fixtures(...kinds: readonly string[]): FixtureRecord[] {
+  const wanted = (file: string): boolean =>
+    kinds.some((kind) => file === `${kind}.jsonl.gz` || file.startsWith(`${kind}_`));
+  return files().filter(wanted).flatMap(records);
+}
+
+export const isSupported = ({ domain }: FixtureRecord): boolean => knownDomains().includes(domain);
+
+/** Splits records into those of domains we have and a sentence about the others. */
+export function supported(all: readonly FixtureRecord[]): { readonly records: FixtureRecord[]; readonly note: string } {
+  const ours = all.filter(isSupported);
+  const others = [...new Set(all.filter((record) => !isSupported(record)).map(({ domain }) => domain))];
+  const note =
+    others.length === 0
+      ? ""
+      : ` (${all.length - ours.length} records of domains not here yet are left out: ${others.join(", ")})`;
+  return { records: ours, note: `${ours.length} records${note}` };
+}
+
+const loaded = new Map<string, Domain>();
+
+export function domainOf(name: string): Domain {
+  const domain = loaded.get(name) ?? loadDomain(name, { tau2_data_dir: dataDirectory, train_split: 0.8 });
+  loaded.set(name, domain);
+  return domain;
+}
+
+export function taskOf(domain: Domain, id: ExactValue): Task {
+  const task = domain.tasks.find((candidate) => candidate.id === id);
+  if (task === undefined) throw new Error(`${domain.name} has no task ${String(id)}`);
+  return task;
+}
+
+/** A recorded message with the fields that recordings leave out. */
+export function messageOf(record: ExactObject): Message {
+  const content = (record.content as string | undefined) ?? null;
+  if (record.role === "tool") {
+    return {
+      role: "tool",
+      id: record.id as string,
+      content,
+      requestor: (record.requestor ?? "assistant") as "assistant",
+      error: (record.error ?? false) as boolean,
+    };
+  }
+  const role = record.role as "assistant" | "user";
+  const calls = (record.tool_calls as readonly ExactObject[] | null | undefined) ?? null;
+  return {
+    role,
+    content,
+    tool_calls: calls && calls.map((call) => ({ id: "", requestor: "assistant", ...call }) as never),
+  };
+}
