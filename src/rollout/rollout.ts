@@ -2,7 +2,7 @@
 import type { Rng } from "../base/rng.ts";
 import type { Policy, SamplingOptions } from "../core/policy.ts";
 import { prepareEnvironment } from "../tau2/environment.ts";
-import { evaluate } from "../tau2/evaluator.ts";
+import { evaluate, taskWrites } from "../tau2/evaluator.ts";
 import { runConversation } from "../tau2/orchestrator.ts";
 import type { ConversationLimits, Domain, Message, RewardInfo, Simulation, Task, User } from "../tau2/types.ts";
 import { type AgentCounts, answeringUnreadableCalls, MALFORMED_CALL, policyAgent } from "./agent.ts";
@@ -110,9 +110,4 @@ function toolCounts(messages: readonly Message[]): { readonly tool_calls: number
     (message) => message.role === "tool" && message.requestor === "assistant" && message.error && made.has(message.id),
   );
   return { tool_calls: made.size, tool_errors: errors.length };
-}
-
-/** Does the golden run call a tool that writes? Tasks without one score for doing nothing. */
-function taskWrites(domain: Domain, task: Task): boolean {
-  return (task.evaluation_criteria?.actions ?? []).some((action) => domain.toolKind(action.name) === "write");
 }

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import { dumps, exactOf } from "../../src/base/exact.ts";
+import { dumps, exactOf, parseExact } from "../../src/base/exact.ts";
 import { type ParsedReply, parseReply, withoutControlTokens, withoutThinking } from "../../src/rollout/tool-call.ts";
 
 /** Calls as `name(arguments as Python's JSON)`, so that 2.0 and 2 look different. */
@@ -134,7 +134,7 @@ test("any call that a template would print is read back", () => {
       fc.dictionary(fc.string(), fc.jsonValue()),
       (name, args) => {
         const json = (key: string) => `{"name": ${JSON.stringify(name)}, "${key}": ${JSON.stringify(args)}}`;
-        const expected = { name, arguments: exactOf(JSON.parse(JSON.stringify(args))) };
+        const expected = { name, arguments: parseExact(JSON.stringify(args)) };
         expect(dumps(exactOf(parseReply(call(json("arguments")), "hermes").calls[0]))).toBe(dumps(exactOf(expected)));
         expect(dumps(exactOf(parseReply(json("parameters"), "llama3").calls[0]))).toBe(dumps(exactOf(expected)));
       },
