@@ -1,6 +1,6 @@
 /** Tasks as tau2's data files hold them: parsed with defaults, and printed as the original prints them (SPEC section 8). */
 import { UserError } from "../base/errors.ts";
-import { dumps, type ExactObject, type ExactValue, type Float, isArray, isObject, pythonStr } from "../base/exact.ts";
+import { dumps, type ExactObject, type ExactValue, type Float, isArray, isObject } from "../base/exact.ts";
 import { toolCallText } from "./environment.ts";
 import {
   bool,
@@ -270,13 +270,6 @@ function actionText({ action_id, requestor: by, name, arguments: args, info }: G
     `Arguments:\n${dumps(args, { indent: 2 })}`,
   ];
   return [...lines, ...(info === null ? [] : [`Info:\n${indent(info, "    ")}`])].join("\n");
-}
-
-/** The action as the ground-truth agent's prompt spells it: `name(key=value, …)`. */
-export function actionCallText({ name, arguments: args }: GoldenAction): string {
-  return `${name}(${Object.entries(args)
-    .map(([key, value]) => `${key}=${pythonStr(value as ExactValue)}`)
-    .join(", ")})`;
 }
 
 const STATUS_ICONS: Readonly<Record<string, string>> = { open: "🔴", resolved: "✅", wont_fix: "⚪" };

@@ -85,6 +85,6 @@ export function messageOf(record: ExactObject): Message {
   return {
     role,
     content,
-    tool_calls: calls && calls.map((call) => ({ id: "", requestor: "assistant", ...call }) as never),
+    tool_calls: calls?.map((call) => ({ id: "", requestor: "assistant", ...call }) as never) ?? null,
   };
 }

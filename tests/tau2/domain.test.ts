@@ -1,0 +1,186 @@
+/** What a domain shows to models: policy, prompts, tool schemas, tasks with their defaults; and what it says of bad data. */
+import { afterAll, describe, expect, test } from "bun:test";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { UserError } from "../../src/base/errors.ts";
+import { dumps, type ExactObject, type ExactValue, exactOf } from "../../src/base/exact.ts";
+import { knownDomains, loadDomain } from "../../src/tau2/domains/index.ts";
+import { mutates, type ToolEnvironment } from "../../src/tau2/environment.ts";
+import { taskWrites } from "../../src/tau2/evaluator.ts";
+import { scenarioText, taskText } from "../../src/tau2/task.ts";
+import { toolsDescription } from "../../src/tau2/tool.ts";
+import type { ToolSchema } from "../../src/tau2/types.ts";
+import { userToolsOf } from "../../src/tau2/user.ts";
+import { dataDirectory, domainOf, fixtures, hasFixtures, supported, taskOf, WITHOUT_FIXTURES } from "./fixtures.ts";
+
+/** Texts compare whole: order of keys is part of what a chat template prints. */
+const text = (value: unknown): string => dumps(value as ExactValue);
+
+const byKind = (tools: readonly ToolSchema[] | null, of: (name: string) => unknown): unknown =>
+  tools === null ? null : Object.fromEntries(tools.map(({ function: { name } }) => [name, of(name)]));
+
+describe.skipIf(!hasFixtures)(`domains ${hasFixtures ? "" : WITHOUT_FIXTURES}`, () => {
+  const schemas = supported(fixtures("schemas").filter((record) => record.solo_mode !== true));
+  test(`schemas: ${schemas.note}; solo mode: later issue`, () => {
+    expect(schemas.records.length).toBeGreaterThan(0);
+    for (const record of schemas.records) {
+      const domain = domainOf(record.domain);
+      expect(domain.policy).toBe(record.policy as string);
+      expect(domain.systemPrompt).toBe(record.agent_system_prompt as string);
+      expect(text(domain.tools)).toBe(text(record.agent_tools));
+      expect(text(domain.userTools)).toBe(text(record.user_tools));
+      expect(byKind(domain.tools, domain.toolKind)).toEqual(record.agent_tool_types as never);
+      expect(byKind(domain.tools, (name) => mutates(domain.toolKind(name)))).toEqual(
+        record.agent_tool_mutates as never,
+      );
+      const environment = domain.createEnvironment() as ToolEnvironment;
+      expect(toolsDescription(environment.options.agent.toolkit.tools)).toBe(record.agent_tools_description as string);
+      const { agent_db_hash, user_db_hash } = record.initial as ExactObject;
+      expect([environment.agentDbHash(), environment.userDbHash()]).toEqual([agent_db_hash, user_db_hash] as never);
+    }
+  });
+
+  const tasks = supported(fixtures("tasks_parsed"));
+  test(`tasks_parsed: ${tasks.note}`, () => {
+    expect(tasks.records.length).toBeGreaterThan(0);
+    for (const { domain, task_id, task: expected, str } of tasks.records) {
+      const task = taskOf(domainOf(domain), task_id ?? null);
+      expect(text(task)).toBe(text(expected));
+      expect(taskText(task)).toBe(str as string);
+    }
+  });
+
+  const prompts = supported(fixtures("user_prompts"));
+  test(`user_prompts: ${prompts.note}; ground-truth steps and solo prompts: later issue`, () => {
+    expect(prompts.records.length).toBeGreaterThan(0);
+    for (const record of prompts.records) {
+      const domain = domainOf(record.domain);
+      const task = taskOf(domain, record.task_id ?? null);
+      expect(scenarioText(task.user_scenario)).toBe(record.instructions as string);
+      expect(domain.userSystemPrompt(task)).toBe(record.system_prompt as string);
+      expect(userToolsOf(domain, task)?.map(({ function: { name } }) => name) ?? null).toEqual(
+        record.user_tool_names as never,
+      );
+    }
+  });
+
+  const golden = supported(fixtures("golden"));
+  test(`taskWrites says whether the golden run changes a hash: ${golden.note}`, () => {
+    for (const { domain, task_id, initial, final_evaluator_gold } of golden.records) {
+      const found = taskWrites(domainOf(domain), taskOf(domainOf(domain), task_id ?? null));
+      expect([task_id, found]).toEqual([task_id, text(initial) !== text(final_evaluator_gold)]);
+    }
+  });
+});
+
+describe.skipIf(!hasFixtures)(`splits and data directories ${hasFixtures ? "" : WITHOUT_FIXTURES}`, () => {
+  const scratch = mkdtempSync(join(tmpdir(), "tau2-data-"));
+  afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+  test("a split keeps the order of tasks.json", () => {
+    const { tasks, splits } = domainOf("airline");
+    const ids = tasks.map(({ id }) => id);
+    for (const split of Object.values(splits)) expect(split).toEqual(ids.filter((id) => split.includes(id)));
+    expect([splits.train?.length, splits.test?.length, splits.base?.length]).toEqual([30, 20, 50]);
+  });
+
+  test.each([
+    ["a checkout", "repository"],
+    ["its data directory", "repository/data"],
+    ["the tau2 folder", "repository/data/tau2"],
+  ])("%s is found", (_, path) => {
+    mkdirSync(join(scratch, "repository"), { recursive: true });
+    try {
+      symlinkSync(dataDirectory, join(scratch, "repository/data"));
+    } catch {
+      // made by an earlier row
+    }
+    expect(loadDomain("airline", { tau2_data_dir: join(scratch, path), train_split: 0.8 }).tasks.length).toBe(
+      domainOf("airline").tasks.length,
+    );
+  });
+
+  /** Loads a copy of the airline's data in which one file is edited. */
+  function loadEdited(name: string, file: string, edit: (content: string) => string | null): () => unknown {
+    const root = join(scratch, name);
+    mkdirSync(join(root, "domains"), { recursive: true });
+    cpSync(join(dataDirectory, "tau2/domains/airline"), join(root, "domains/airline"), { recursive: true, mode: 0 });
+    cpSync(join(dataDirectory, "tau2/user_simulator"), join(root, "user_simulator"), { recursive: true });
+    const path = join(root, "domains/airline", file);
+    const content = edit(readFileSync(path, "utf8"));
+    rmSync(path, { force: true });
+    if (content !== null) writeFileSync(path, content);
+    return () => loadDomain("airline", { tau2_data_dir: root, train_split: 0.5 });
+  }
+
+  test("without a split file, the first part of the tasks is for training", () => {
+    const domain = loadEdited("no-split", "split_tasks.json", () => null)() as ReturnType<typeof loadDomain>;
+    const ids = domain.tasks.map(({ id }) => id);
+    expect(domain.splits).toEqual({ train: ids.slice(0, 25), test: ids.slice(25), base: ids });
+  });
+
+  test.each([
+    ["no policy", "policy.md", () => null, "policy.md: cannot be read: ENOENT"],
+    ["broken JSON", "tasks.json", (content: string) => content.slice(0, 2000), "tasks.json:"],
+    [
+      "task without scenario",
+      "tasks.json",
+      (content: string) => content.replaceAll('"user_scenario"', '"scenario"'),
+      "tasks.json: task 0: user_scenario: Field required",
+    ],
+    [
+      "wrong requestor",
+      "tasks.json",
+      (content: string) => content.replace('"action_id": "1_0",', '"action_id": "1_0", "requestor": "nobody",'),
+      "tasks.json: task 1: evaluation_criteria.actions.0.requestor: Input should be 'assistant' or 'user', found \"nobody\"",
+    ],
+    [
+      "twice the same id",
+      "tasks.json",
+      (content: string) => content.replace('"id": "1",', '"id": "0",'),
+      "tasks.json: task 0: the id appears twice",
+    ],
+    [
+      "text for a number",
+      "db.json",
+      (content: string) => content.replace(/"price": \d+/, '"price": "cheap"'),
+      "db.json: reservations.",
+    ],
+    [
+      "unknown table",
+      "db.json",
+      (content: string) => content.replace("{", '{"hotels": {},'),
+      "db.json: hotels: Extra inputs are not permitted",
+    ],
+    [
+      "unknown task in a split",
+      "split_tasks.json",
+      (content: string) => content.replace('"0"', '"99"'),
+      "split_tasks.json: train: task 99 is not in tasks.json",
+    ],
+  ] as const)("%s is refused by name", (name, file, edit, message) => {
+    const load = loadEdited(name.replaceAll(" ", "-"), file, edit as (content: string) => string | null);
+    expect(load).toThrow(UserError);
+    expect(load).toThrow(message);
+  });
+});
+
+describe("names", () => {
+  test("an unknown domain is refused with the known ones", () => {
+    const load = () => loadDomain("airlin", { tau2_data_dir: null, train_split: 0.8 });
+    expect(load).toThrow(UserError);
+    for (const name of knownDomains()) expect(load).toThrow(name);
+  });
+
+  test("a domain that needs data says where to get it", () => {
+    expect(() => loadDomain("airline", { tau2_data_dir: null, train_split: 0.8 })).toThrow("TAU2_DATA_DIR");
+    expect(() => loadDomain("airline", { tau2_data_dir: "/nowhere", train_split: 0.8 })).toThrow(
+      "/nowhere holds no domains/airline",
+    );
+  });
+
+  test("exactOf keeps order and drops what is undefined", () => {
+    expect(dumps(exactOf({ b: 1.5, "10": undefined, "2": [true, null] }))).toBe('{"2": [true, null], "b": 1.5}');
+  });
+});
