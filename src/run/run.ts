@@ -73,7 +73,7 @@ export async function openRun(config: RunConfig, session: Session): Promise<Run>
     method,
     memory,
     metrics: new MetricsWriter(directory.path),
-    rollouts: new Rollouts({ config, policy, makeUser: users.maker(userInfo), reporter, signal: edge.signal }),
+    rollouts: new Rollouts({ config, policy, makeUser: users.maker(userInfo, session), reporter, signal: edge.signal }),
     phases: new Map(),
     anchor: config.kl_coef > 0 ? BASE_MODEL : null,
     position: resume?.state.position ?? { experience: 0, step: 0 },

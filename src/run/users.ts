@@ -28,10 +28,11 @@ export interface Users {
   /** Another model to load under this name; null without one. */
   readonly ownModel: ModelName | null;
   /** `ownInfo`: of the loaded `ownModel`. */
-  maker(ownInfo: ModelInfo | null): CollectOptions["makeUser"];
+  maker(ownInfo: ModelInfo | null, session: Session): CollectOptions["makeUser"];
 }
 
-export function chooseUsers(config: RunConfig, session: Session): Users {
+/** Needs no model: a missing key or script is told before one is loaded. */
+export function chooseUsers(config: RunConfig, session: Pick<Session, "domains" | "edge">): Users {
   const kinds = session.domains.map((domain) => [domain, kindOf(config.user, domain)] as const);
   const isLocal = kinds.some(([, kind]) => kind === "local");
   const ownModel = config.user.kind === "local" && config.user.model !== null ? USER_MODEL : null;
@@ -46,8 +47,8 @@ export function chooseUsers(config: RunConfig, session: Session): Users {
     warnings: ownModel === null ? baseWarnings(kinds) : [],
     needsBase: isLocal && ownModel === null,
     ownModel,
-    maker: (ownInfo) => (domain, task, context) =>
-      makeUser(kindOf(config.user, domain), { domain, task, context, endpoint, ownInfo, config, session }),
+    maker: (ownInfo, opened) => (domain, task, context) =>
+      makeUser(kindOf(config.user, domain), { domain, task, context, endpoint, ownInfo, config, session: opened }),
   };
 }
 
@@ -58,7 +59,7 @@ function kindOf({ kind }: UserConfig, domain: Domain): UserKind {
   return kind;
 }
 
-const endpointOf = (config: UserConfig, { edge: { env, now, signal } }: Session): OpenaiEndpoint =>
+const endpointOf = (config: UserConfig, { edge: { env, now, signal } }: Pick<Session, "edge">): OpenaiEndpoint =>
   openaiEndpoint({ config, env, now, signal });
 
 interface IdentityFacts {

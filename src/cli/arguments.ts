@@ -1,0 +1,66 @@
+/** What a command takes: its own flags, declared to citty, and (for train and eval) every option of the config. */
+import type { ArgsDef } from "citty";
+import { UserError } from "../base/errors.ts";
+import { readConfigFile } from "../config/files.ts";
+import { type CommandFlag, type ParsedFlags, parseFlags } from "../config/flags.ts";
+import { resolveConfig } from "../config/load.ts";
+import { OPTIONS, optionNamed, shown } from "../config/options.ts";
+import type { Command } from "../config/rules.ts";
+import type { RunConfig } from "../config/schema.ts";
+import type { Host } from "./host.ts";
+
+/** citty reads these for nothing but names and help; values are parsed by config/flags.ts, which refuses what is unknown. */
+export const CONFIG_ARGS: ArgsDef = {
+  config: {
+    type: "string",
+    valueHint: "FILE|NAME",
+    description: "Options from a .yaml, .toml, .json or .ts file, or from a config inside the binary. Flags win.",
+  },
+  ...Object.fromEntries(
+    OPTIONS.map(({ name, kind, expects, byDefault, description }) => [
+      name,
+      kind === "boolean"
+        ? { type: "boolean" as const, description, valueHint: shown(byDefault) }
+        : { type: "string" as const, description: `${description} (${expects})`, valueHint: shown(byDefault) },
+    ]),
+  ),
+};
+
+/** The command's own flags: what `args` declares and the config does not. */
+export function ownFlags(args: ArgsDef): CommandFlag[] {
+  return Object.entries(args)
+    .filter(([name, { type }]) => optionNamed(name) === undefined && type !== "positional")
+    .map(([name, { type, description = "" }]) => ({
+      name,
+      description,
+      kind: type === "boolean" ? "boolean" : "text",
+    }));
+}
+
+/** For commands without config options: parses their own flags and refuses config options as unknown. */
+export function parseOwnFlags(rawArgs: readonly string[], args: ArgsDef): ParsedFlags["own"] {
+  const { options, own } = parseFlags(rawArgs, ownFlags(args));
+  const stray = Object.keys(options)[0];
+  if (stray !== undefined) throw new UserError(`--${stray}`, "is an option of train and eval, not of this command");
+  return own;
+}
+
+export interface RunArguments {
+  readonly config: RunConfig;
+  readonly own: ParsedFlags["own"];
+}
+
+export async function parseRunArguments(
+  host: Host,
+  given: {
+    readonly command: Command;
+    readonly rawArgs: readonly string[];
+    readonly args: ArgsDef;
+    readonly knownDomains: readonly string[];
+  },
+): Promise<RunArguments> {
+  const { options, own } = parseFlags(given.rawArgs, ownFlags(given.args));
+  const file = typeof own.config === "string" ? await readConfigFile(own.config) : null;
+  const { command, knownDomains } = given;
+  return { config: resolveConfig({ command, file, flags: options, env: host.env, knownDomains }), own };
+}

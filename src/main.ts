@@ -1,0 +1,89 @@
+/** The process edge: arguments, environment, clock, signals and exit code. Everything below gets them as values. */
+import { writeSync } from "node:fs";
+import { homedir } from "node:os";
+import { join, resolve } from "node:path";
+import pkg from "../package.json";
+import { UserError } from "./base/errors.ts";
+import type { Assets, Host } from "./cli/host.ts";
+import { dispatch } from "./cli/index.ts";
+import { npmLicences, ownLicences } from "./cli/npm-licenses.ts";
+
+const EXIT_FAILURE = 1;
+const EXIT_BAD_INPUT = 2;
+const SIGNALS = { SIGINT: 130, SIGTERM: 143 } as const;
+/** A gradient step cannot be cancelled: after this long an interrupted run ends without waiting for it. */
+const GRACE_MS = 2000;
+
+/** Runs the command line and ends the process. */
+export async function main(assets: Assets): Promise<never> {
+  const interrupt = new AbortController();
+  let exitCode = 0;
+  for (const [name, code] of Object.entries(SIGNALS)) {
+    process.on(name, () => {
+      if (interrupt.signal.aborted) process.exit(code);
+      exitCode = code;
+      write(2, "\nInterrupted: stopping; what is written so far is whole. Once more ends at once.\n");
+      interrupt.abort(new Error(`interrupted by ${name}`));
+      setTimeout(() => process.exit(code), GRACE_MS);
+    });
+  }
+  const host: Host = {
+    env: process.env,
+    now: Date.now,
+    signal: interrupt.signal,
+    print: (text) => write(1, text),
+    note: (text) => write(2, text),
+    terminal: process.stderr.isTTY === true && process.env.TERM !== "dumb",
+    fail: (code) => {
+      exitCode = code;
+    },
+    setArguments: (argv) => {
+      process.argv = [process.argv[0] ?? "grpo-cl", ...argv];
+    },
+    assets,
+  };
+  try {
+    await dispatch(host, process.argv.slice(2));
+  } catch (error) {
+    if (!interrupt.signal.aborted) exitCode = reported(error);
+  }
+  process.exit(exitCode);
+}
+
+/** One sentence for what a person can repair; the whole story for everything else. */
+function reported(error: unknown): number {
+  if (error instanceof UserError) {
+    write(2, `error: ${error.message}\n`);
+    return EXIT_BAD_INPUT;
+  }
+  const story = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  write(2, `error: ${story}\n`);
+  return EXIT_FAILURE;
+}
+
+/** Writes all of it before returning, to pipes that are full for a while, too; a reader that is gone is no error. */
+function write(fd: 1 | 2, text: string): void {
+  let bytes = Buffer.from(text);
+  while (bytes.length > 0) {
+    try {
+      bytes = bytes.subarray(writeSync(fd, bytes));
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code === "EPIPE") return;
+      if (code !== "EAGAIN") throw error;
+      Bun.sleepSync(1);
+    }
+  }
+}
+
+/** In a clone: the library that cargo built, licences from node_modules. The binary brings its own. */
+function sourceAssets(): Assets {
+  const root = resolve(import.meta.dir, "..");
+  const targetDirectory = process.env.CARGO_TARGET_DIR ?? join(process.env.HOME ?? homedir(), ".cache/grpo-cl/target");
+  return {
+    coreLibrary: process.env.GRPO_CL_CORE ?? join(targetDirectory, "release/libgrpo_core.so"),
+    licences: async () => [...ownLicences(root, pkg.version), ...npmLicences(root)],
+  };
+}
+
+if (import.meta.main && !Bun.isStandaloneExecutable) await main(sourceAssets());

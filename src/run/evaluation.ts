@@ -1,0 +1,43 @@
+/** Evaluation without training: what `grpo-cl eval` and the API's `evaluate` do with an opened session. */
+import { Rng } from "../base/rng.ts";
+import type { RunConfig } from "../config/schema.ts";
+import { Curriculum } from "../curriculum/curriculum.ts";
+import type { DomainSplit } from "../curriculum/split.ts";
+import { checkContext } from "./context.ts";
+import { type Evaluation, evaluateDomains } from "./evaluate.ts";
+import { BASE_MODEL } from "./models.ts";
+import { solvedByNothing } from "./noop.ts";
+import { warning } from "./report.ts";
+import { Rollouts } from "./rollouts.ts";
+import type { Session } from "./session.ts";
+import { chooseUsers, loadUserModel } from "./users.ts";
+
+/** Tasks of a domain: those held out, those trained on, or all. */
+export type EvaluatedSplit = "test" | "train" | "all";
+
+export async function evaluateSession(
+  config: RunConfig,
+  session: Session,
+  { split, policy_version = 0 }: { readonly split: EvaluatedSplit; readonly policy_version?: number },
+): Promise<Evaluation> {
+  const { policy, domains, edge } = session;
+  await checkContext(config, { policy, domains });
+  const users = chooseUsers(config, session);
+  for (const text of users.warnings) edge.reporter.line(warning(text));
+  if (users.needsBase) await policy.weightOp({ op: "snapshot", name: BASE_MODEL });
+  const userInfo = await loadUserModel(policy, users, session.user_model_directory);
+  const makeUser = users.maker(userInfo, session);
+  const rollouts = new Rollouts({ config, policy, makeUser, reporter: edge.reporter, signal: edge.signal });
+  return evaluateDomains(splitsOf(config, session, split), { rollouts, config, policy_version });
+}
+
+function splitsOf(config: RunConfig, { domains }: Session, split: EvaluatedSplit): DomainSplit[] {
+  const curriculum = new Curriculum({ ...config, domains, rng: Rng.from(config.seed), solvedByNothing });
+  return curriculum.splits.map((both) => evaluated(both, split, config.eval_max_tasks ?? undefined));
+}
+
+function evaluated(both: DomainSplit, split: EvaluatedSplit, tasksMax: number | undefined): DomainSplit {
+  if (split === "test") return both;
+  const tasks = split === "train" ? both.train : both.domain.tasks;
+  return { ...both, test: tasks.slice(0, tasksMax), contaminated: true };
+}

@@ -1,0 +1,90 @@
+/**
+ * Opens what a run needs, the cheap first: a wrong directory, checkpoint, domain or model is told before weights are read.
+ */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Checkpoint, openCheckpoint } from "../checkpoint/load.ts";
+import type { ContinualMethod } from "../cl/method.ts";
+import { methodOf } from "../cl/registry.ts";
+import type { RunConfig } from "../config/schema.ts";
+import { openEngine } from "../core/engine.ts";
+import { distinct } from "../curriculum/experience.ts";
+import { loadDomain } from "../tau2/domains/index.ts";
+import type { Domain } from "../tau2/types.ts";
+import { checkContextLimit } from "./context.ts";
+import { checkRunDirectory } from "./directory.ts";
+import { type DownloadProgress, resolveModelDirectory } from "./model-directory.ts";
+import type { Edge, Session } from "./session.ts";
+import { chooseUsers } from "./users.ts";
+
+export interface OpenOptions {
+  readonly edge: Edge;
+  /** Path of the Rust core's library. */
+  readonly library: string;
+  /** A method of the user's own; null = `cl_algorithm`. */
+  readonly method?: ContinualMethod | null;
+  /** Evaluation writes no run directory and goes on from no checkpoint. */
+  readonly purpose: "train" | "eval";
+}
+
+/** The policy of the session holds the core: dispose of it at the end. */
+export async function openSession(
+  config: RunConfig,
+  { edge, library, method, purpose }: OpenOptions,
+): Promise<Session> {
+  const resume = purpose === "train" ? await openResume(config) : null;
+  const domains = await loadDomains(config);
+  chooseUsers(config, { domains, edge }); // for its checks
+  const model_directory = await resolveModel(config.model_name_or_path, config, edge);
+  checkContextLimit(config, contextOf(model_directory));
+  const user_model_directory =
+    config.user.kind === "local" && config.user.model !== null
+      ? await resolveModel(config.user.model, config, edge)
+      : null;
+  const policy = await openEngine({
+    library,
+    model_directory: resume?.model_directory ?? model_directory,
+    dtype: config.model_dtype,
+    num_threads: config.num_threads,
+    kernels: config.kernels,
+    prefix_sharing: config.prefix_sharing,
+    gradient_checkpointing: config.gradient_checkpointing,
+  });
+  return { edge, policy, model_directory, user_model_directory, domains, method: method ?? methodOf(config), resume };
+}
+
+async function openResume(config: RunConfig): Promise<Checkpoint | null> {
+  const resume = config.resume_from === null ? null : await openCheckpoint(config.resume_from);
+  checkRunDirectory(config.log_dir, resume);
+  return resume;
+}
+
+export function loadDomains(config: RunConfig): Promise<Domain[]> {
+  const { tau2_data_dir, train_split } = config;
+  return Promise.all(distinct(config.task_order).map(async (name) => loadDomain(name, { tau2_data_dir, train_split })));
+}
+
+function resolveModel(name: string, { revision }: RunConfig, { env, signal, reporter }: Edge): Promise<string> {
+  return resolveModelDirectory(name, {
+    revision,
+    env,
+    signal,
+    onProgress: (progress) => reporter.progress(shown(progress)),
+  });
+}
+
+const MIB = 2 ** 20;
+
+const shown = ({ model, receivedBytes, totalBytes }: DownloadProgress) => ({
+  label: `downloading ${model} (MiB)`,
+  done: Math.floor(receivedBytes / MIB),
+  total: Math.ceil(totalBytes / MIB),
+});
+
+/** The model's context in tokens; `resolveModelDirectory` has checked the file. */
+function contextOf(model_directory: string): number {
+  const config = JSON.parse(readFileSync(join(model_directory, "config.json"), "utf8")) as {
+    max_position_embeddings?: number;
+  };
+  return config.max_position_embeddings ?? Number.POSITIVE_INFINITY;
+}
