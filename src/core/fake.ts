@@ -155,6 +155,7 @@ class ScriptedPolicy implements FakePolicy {
     const context = { request, text: fakeDecode(before, { skip_special: false }), weightsVersion: weights.version };
     const answer = this.#script(before, context);
     await new Promise(setImmediate);
+    if (request.signal?.aborted) this.#sequences.delete(id);
     if (this.#sequences.get(id) !== sequence) throw new EngineError("Cancelled", "sample: cancelled");
     const { tokens, stop } = cut(typeof answer === "string" ? fakeTokenize(`${answer}<|im_end|>`) : answer, {
       ...request,

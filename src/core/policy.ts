@@ -62,6 +62,8 @@ export interface SampleRequest extends SamplingOptions {
   readonly seed: bigint;
   /** Upper bound on the sequence (prompt + sampled); reached → stop "context_window_exceeded". */
   readonly context_tokens_max: number;
+  /** Aborted → the sample ends with an EngineError `Cancelled`, and its sequence with it. */
+  readonly signal?: AbortSignal;
 }
 
 export type SequenceId = number;

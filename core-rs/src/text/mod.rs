@@ -31,7 +31,6 @@ pub struct Text {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ChatMessage {
     pub role: String,
     pub content: Option<String>,

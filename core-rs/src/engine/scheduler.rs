@@ -1,0 +1,501 @@
+//! Continuous batching: samples join and leave at every step; a gradient step waits for the policy's running samples,
+//! and what came later waits behind it.
+use super::completions::{Completions, Reply};
+use super::request::{Arrays, Job, POLICY, SampleJob, WeightOp, check_vocabulary};
+use super::slots::Slots;
+use super::{EngineOptions, Failure, Message, Texts, no_model};
+use crate::error::{Error, Result};
+use crate::model::{Cache, Dtype, Model, SequenceId};
+use crate::text::Text;
+use crate::train::{self, AdamW, Loss, Trainer};
+use rayon::prelude::*;
+use serde_json::{Value as Json, json};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::Path;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, PoisonError};
+
+/// Pending tokens fed at one step: long prompts are cut so that running samples go on meanwhile.
+const STEP_TOKENS_MAX: usize = 512;
+
+pub struct Scheduler {
+    options: EngineOptions,
+    completions: Arc<Completions>,
+    texts: Texts,
+    models: BTreeMap<String, Loaded>,
+    /// Made at the first gradient, so that evaluation does not pay for master weights and moments.
+    trainer: Option<Trainer>,
+    sequences: Slots<Sequence>,
+    /// In order of arrival.
+    waiting: VecDeque<(u64, Job)>,
+    running: Vec<Sample>,
+}
+
+struct Loaded {
+    model: Model,
+    cache: Cache,
+}
+
+struct Sequence {
+    model: String,
+    in_cache: Option<SequenceId>,
+    /// Tokens of the sequence that the cache has not been given: the last sampled one waits for the next turn.
+    unfed: Vec<u32>,
+    length: usize,
+}
+
+/// A request that is being sampled.
+struct Sample {
+    id: u64,
+    sequence: u64,
+    in_cache: SequenceId,
+    job: Box<SampleJob>,
+    /// Tokens that fit into the context beside those there at the start.
+    room: usize,
+    tokens: Vec<u32>,
+    logprobs: Vec<f32>,
+}
+
+#[derive(Clone, Copy)]
+enum Stop {
+    Token,
+    MaxNewTokens,
+    ContextWindow,
+}
+
+impl Stop {
+    /// As `SampleStop` in src/core/policy.ts.
+    fn name(self) -> &'static str {
+        match self {
+            Stop::Token => "stop_token",
+            Stop::MaxNewTokens => "max_new_tokens",
+            Stop::ContextWindow => "context_window_exceeded",
+        }
+    }
+}
+
+impl Scheduler {
+    pub fn new(options: EngineOptions, completions: Arc<Completions>, texts: Texts) -> Self {
+        Self {
+            options,
+            completions,
+            texts,
+            models: BTreeMap::new(),
+            trainer: None,
+            sequences: Slots::new(),
+            waiting: VecDeque::new(),
+            running: vec![],
+        }
+    }
+
+    pub fn run(mut self, messages: &Receiver<Message>) {
+        loop {
+            let idle = self.running.is_empty() && self.waiting.is_empty();
+            let first = if idle { messages.recv().ok() } else { None };
+            if idle && first.is_none() {
+                return;
+            }
+            for message in first.into_iter().chain(messages.try_iter()) {
+                match message {
+                    Message::Submit(request) => match (request.id, request.into_job()) {
+                        (id, Ok(job)) => self.waiting.push_back((id, job)),
+                        (id, Err(error)) => self.finish(id, Err(error)),
+                    },
+                    Message::Release(sequence) => self.end_sequence(sequence),
+                    Message::Cancel(id) => self.cancel(id),
+                    Message::Close => return,
+                }
+            }
+            self.start_waiting();
+            self.step();
+        }
+    }
+
+    /// Starts whatever may start now. A job that may not holds back later ones that touch its models.
+    fn start_waiting(&mut self) {
+        let mut held_back: Vec<String> = vec![];
+        let mut index = 0;
+        while let Some((_, job)) = self.waiting.get(index) {
+            let models = job.models();
+            if models.iter().any(|model| held_back.iter().any(|held| held == model)) || !self.may_start(job) {
+                held_back.extend(models.into_iter().map(str::to_string));
+                index += 1;
+            } else if let Some((id, job)) = self.waiting.remove(index) {
+                self.start(id, job);
+            }
+        }
+    }
+
+    /// With nothing running everything may start, so no order of requests locks up.
+    fn may_start(&self, job: &Job) -> bool {
+        match job {
+            Job::Sample(job) => self.running.is_empty() || self.has_room(&job.model),
+            _ => job.waits_for().is_none_or(|model| self.running.iter().all(|sample| sample.job.model != model)),
+        }
+    }
+
+    fn has_room(&self, model: &str) -> bool {
+        self.models.get(model).is_none_or(|loaded| loaded.cache.bytes() < self.options.kv_cache_bytes)
+    }
+
+    fn start(&mut self, id: u64, job: Job) {
+        match job {
+            Job::Sample(job) => {
+                if let Err(error) = self.admit(id, job) {
+                    self.finish(id, Err(error));
+                }
+            }
+            job => {
+                let outcome = self.perform(job);
+                self.finish(id, outcome);
+            }
+        }
+    }
+
+    fn finish(&self, id: u64, outcome: Result<Reply>) {
+        self.completions.finish(id, outcome.map_err(Failure::from));
+    }
+
+    // Sampling.
+
+    fn admit(&mut self, id: u64, job: Box<SampleJob>) -> Result<()> {
+        let vocab_size = find(&self.models, &job.model)?.model.config.vocab_size;
+        check_vocabulary(&job.tokens, vocab_size)?;
+        match job.sequence {
+            Some(handle) => self.sample_sequence(id, handle, job),
+            None => {
+                let handle = open_sequence(&mut self.sequences, &job)?;
+                self.sample_sequence(id, handle, job).inspect_err(|_| self.forget(handle))
+            }
+        }
+    }
+
+    fn sample_sequence(&mut self, id: u64, handle: u64, job: Box<SampleJob>) -> Result<()> {
+        if self.running.iter().any(|sample| sample.sequence == handle) {
+            return Err(Error::BadArgument("sample: the sequence is being sampled already".into()));
+        }
+        let Loaded { model, cache } = self.models.get_mut(&job.model).ok_or_else(|| no_model(&job.model))?;
+        let sequence = self.sequences.get_mut(handle).filter(|sequence| sequence.model == job.model);
+        let sequence = sequence.ok_or(Error::BadHandle { what: "sequence", id: handle })?;
+        sequence.unfed.extend(&job.tokens);
+        sequence.length += job.tokens.len();
+        let room = job.context_tokens_max.min(model.config.context_tokens_max).saturating_sub(sequence.length);
+        if room == 0 || job.max_new_tokens == 0 {
+            let stop = if room == 0 { Stop::ContextWindow } else { Stop::MaxNewTokens };
+            self.finish(id, Ok(sampled(handle, stop, vec![], vec![])));
+            return Ok(());
+        }
+        let in_cache = feed(cache, sequence)?;
+        self.running.push(Sample { id, sequence: handle, in_cache, job, room, tokens: vec![], logprobs: vec![] });
+        Ok(())
+    }
+
+    /// One step of every model that has running samples.
+    fn step(&mut self) {
+        let names: Vec<String> = self.models.keys().cloned().collect();
+        for name in names {
+            if self.running.iter().any(|sample| sample.job.model == name)
+                && let Err(error) = self.step_model(&name)
+            {
+                self.fail_samples(&name, &error);
+            }
+        }
+    }
+
+    fn step_model(&mut self, name: &str) -> Result<()> {
+        let Loaded { model, cache } = self.models.get_mut(name).ok_or_else(|| no_model(name))?;
+        let mut rows: HashMap<SequenceId, Vec<f32>> = model.step(cache, STEP_TOKENS_MAX)?.into_iter().collect();
+        let samples = self.running.iter_mut().filter(|sample| sample.job.model == name);
+        let mut due: Vec<_> = samples.filter_map(|s| rows.remove(&s.in_cache).map(|row| (s, row))).collect();
+        let advanced: Vec<(u64, Result<Option<Stop>>)> =
+            due.par_iter_mut().map(|(sample, row)| (sample.id, sample.advance(row))).collect();
+        for (id, outcome) in advanced {
+            match outcome {
+                Ok(None) => self.go_on(id),
+                Ok(Some(stop)) => self.finish_sample(id, stop),
+                Err(error) => self.fail_sample(id, error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Feeds the token just sampled.
+    fn go_on(&mut self, id: u64) {
+        let Some(sample) = self.running.iter().find(|sample| sample.id == id) else { return };
+        let Some(loaded) = self.models.get_mut(&sample.job.model) else { return };
+        let last = &sample.tokens[sample.tokens.len() - 1..];
+        if let Err(error) = loaded.cache.append(sample.in_cache, last) {
+            self.fail_sample(id, error);
+        }
+    }
+
+    fn finish_sample(&mut self, id: u64, stop: Stop) {
+        let Some(sample) = self.take_running(id) else { return };
+        if let Some(sequence) = self.sequences.get_mut(sample.sequence) {
+            sequence.length += sample.tokens.len();
+            sequence.unfed.extend(sample.tokens.last());
+        }
+        self.finish(id, Ok(sampled(sample.sequence, stop, sample.tokens, sample.logprobs)));
+    }
+
+    fn take_running(&mut self, id: u64) -> Option<Sample> {
+        let index = self.running.iter().position(|sample| sample.id == id)?;
+        Some(self.running.remove(index))
+    }
+
+    /// The sequence goes with the sample: nobody can say how far it got.
+    fn fail_sample(&mut self, id: u64, error: Error) {
+        let Some(sample) = self.take_running(id) else { return };
+        self.forget(sample.sequence);
+        self.finish(id, Err(error));
+    }
+
+    /// A failed step leaves no sample of the model whole. The error is told to each.
+    fn fail_samples(&mut self, model: &str, error: &Error) {
+        let ids: Vec<u64> =
+            self.running.iter().filter(|sample| sample.job.model == model).map(|sample| sample.id).collect();
+        for id in ids {
+            self.fail_sample(id, repeated(error));
+        }
+    }
+
+    fn cancel(&mut self, id: u64) {
+        if let Some(index) =
+            self.waiting.iter().position(|(waiting, job)| *waiting == id && matches!(job, Job::Sample(_)))
+        {
+            self.waiting.remove(index);
+            self.finish(id, Err(Error::Cancelled));
+        }
+        self.fail_sample(id, Error::Cancelled);
+    }
+
+    fn end_sequence(&mut self, handle: u64) {
+        let of_waiting = |(id, job): &(u64, Job)| match job {
+            Job::Sample(job) if job.sequence == Some(handle) => Some(*id),
+            _ => None,
+        };
+        let mut ids: Vec<u64> = self.waiting.iter().filter_map(of_waiting).collect();
+        ids.extend(self.running.iter().filter(|sample| sample.sequence == handle).map(|sample| sample.id));
+        ids.into_iter().for_each(|id| self.cancel(id));
+        self.forget(handle);
+    }
+
+    fn forget(&mut self, handle: u64) {
+        let Some(sequence) = self.sequences.remove(handle) else { return };
+        if let (Some(in_cache), Some(loaded)) = (sequence.in_cache, self.models.get_mut(&sequence.model)) {
+            loaded.cache.release(in_cache);
+        }
+    }
+
+    // Everything else.
+
+    fn perform(&mut self, job: Job) -> Result<Reply> {
+        match job {
+            Job::LoadModel { name, directory, dtype } => self.load(name, &directory, dtype),
+            Job::ForwardBackward { arrays, loss, anchor } => self.forward_backward(&arrays, &loss, anchor.as_deref()),
+            Job::OptimizerStep(options) => self.optimizer_step(&options),
+            Job::Logprobs { model, arrays, temperature } => self.logprobs(&model, &arrays, temperature),
+            Job::WeightOp(op) => self.weight_op(op),
+            Job::Save { directory } => self.save(&directory),
+            Job::SaveState { file } => self.save_state(&file),
+            Job::LoadState { file } => self.load_state(&file),
+            Job::Sample(_) => Err(Error::BadArgument("a sample is admitted, not performed".into())),
+        }
+    }
+
+    fn load(&mut self, name: String, directory: &Path, dtype: Dtype) -> Result<Reply> {
+        let text = Arc::new(Text::load(directory)?);
+        let model = Model::load(directory, dtype)?;
+        let info = model_info(&model, &text, dtype);
+        if name == POLICY {
+            self.trainer = None;
+        }
+        self.put(name, model, text);
+        Ok(told(info))
+    }
+
+    fn put(&mut self, name: String, model: Model, text: Arc<Text>) {
+        let cache = model.new_cache(self.options.kv_cache_bytes);
+        self.make_stale(&name);
+        self.lock_texts().insert(name.clone(), text);
+        self.models.insert(name, Loaded { model, cache });
+    }
+
+    fn forward_backward(&mut self, arrays: &Arrays, loss: &Loss, anchor: Option<&str>) -> Result<Reply> {
+        let policy = &find(&self.models, POLICY)?.model;
+        let anchor = anchor.map(|name| find(&self.models, name)).transpose()?.map(|loaded| &loaded.model);
+        check_vocabulary(&arrays.tokens_n, policy.config.vocab_size)?;
+        let trainer = trainer_of(&mut self.trainer, policy, &self.options)?;
+        let report = trainer.forward_backward(policy, anchor, &arrays.batch(), loss)?;
+        Ok(told(json!({
+            "loss": report.loss,
+            "loss_tokens": report.loss_tokens,
+            "kl_mean": report.kl_mean,
+            "entropy_mean": report.entropy_mean,
+            "clip_low_fraction": report.clip_low_fraction,
+            "clip_high_fraction": report.clip_high_fraction,
+            "logprob_diff_max": report.logprob_diff_max,
+            "computed_tokens": report.computed_tokens,
+        })))
+    }
+
+    fn optimizer_step(&mut self, options: &AdamW) -> Result<Reply> {
+        let no_gradient = || Error::BadArgument("optimizer_step: no gradient was accumulated".into());
+        let trainer = self.trainer.as_mut().ok_or_else(no_gradient)?;
+        let policy = self.models.get_mut(POLICY).ok_or_else(|| no_model(POLICY))?;
+        let report = trainer.optimizer_step(&mut policy.model, options)?;
+        self.make_stale(POLICY);
+        Ok(told(json!({ "grad_norm": report.grad_norm, "skipped": report.skipped })))
+    }
+
+    fn logprobs(&self, model: &str, arrays: &Arrays, temperature: f32) -> Result<Reply> {
+        let model = &find(&self.models, model)?.model;
+        check_vocabulary(&arrays.tokens_n, model.config.vocab_size)?;
+        let values = train::logprobs(model, &arrays.tokens_n, &arrays.offsets, temperature)?;
+        Ok(Reply { values, ..Reply::default() })
+    }
+
+    fn weight_op(&mut self, op: WeightOp) -> Result<Reply> {
+        match op {
+            WeightOp::ResetOptimizer => {
+                if let Some(trainer) = &mut self.trainer {
+                    trainer.reset();
+                }
+            }
+            WeightOp::Snapshot { name } | WeightOp::Drop { name } if name == POLICY => {
+                return Err(Error::BadArgument("weight_op: the name policy is the policy's".into()));
+            }
+            WeightOp::Snapshot { name } => {
+                let snapshot = find(&self.models, POLICY)?.model.snapshot()?;
+                let text = self.text(POLICY)?;
+                self.put(name, snapshot, text);
+            }
+            WeightOp::Drop { name } => {
+                find(&self.models, &name)?;
+                self.make_stale(&name);
+                self.lock_texts().remove(&name);
+                self.models.remove(&name);
+            }
+        }
+        Ok(Reply::default())
+    }
+
+    fn save(&self, directory: &Path) -> Result<Reply> {
+        let io = |error: std::io::Error| Error::File { path: directory.to_path_buf(), problem: error.to_string() };
+        std::fs::create_dir_all(directory).map_err(io)?;
+        find(&self.models, POLICY)?.model.save(directory)?;
+        self.text(POLICY)?.save(directory)?;
+        Ok(Reply::default())
+    }
+
+    fn save_state(&mut self, file: &Path) -> Result<Reply> {
+        let policy = &find(&self.models, POLICY)?.model;
+        trainer_of(&mut self.trainer, policy, &self.options)?.save_state(file)?;
+        Ok(Reply::default())
+    }
+
+    fn load_state(&mut self, file: &Path) -> Result<Reply> {
+        let policy = &mut self.models.get_mut(POLICY).ok_or_else(|| no_model(POLICY))?.model;
+        trainer_of(&mut self.trainer, policy, &self.options)?.load_state(policy, file)?;
+        self.make_stale(POLICY);
+        Ok(Reply::default())
+    }
+
+    /// Keys and values of the old weights are worth nothing.
+    fn make_stale(&mut self, model: &str) {
+        self.sequences.retain(|sequence| sequence.model != model);
+        if let Some(loaded) = self.models.get_mut(model) {
+            loaded.cache.clear();
+        }
+    }
+
+    fn text(&self, name: &str) -> Result<Arc<Text>> {
+        self.lock_texts().get(name).cloned().ok_or_else(|| no_model(name))
+    }
+
+    fn lock_texts(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Text>>> {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sample {
+    /// Takes one token from its row of logits and says whether it was the last.
+    fn advance(&mut self, row: &mut [f32]) -> Result<Option<Stop>> {
+        let pick = self.job.sampler.pick(row)?;
+        self.tokens.push(pick.token);
+        self.logprobs.push(pick.logprob);
+        Ok(if self.job.stop_token_ids.contains(&pick.token) {
+            Some(Stop::Token)
+        } else if self.tokens.len() >= self.job.max_new_tokens {
+            Some(Stop::MaxNewTokens)
+        } else if self.tokens.len() >= self.room {
+            Some(Stop::ContextWindow)
+        } else {
+            None
+        })
+    }
+}
+
+fn find<'a>(models: &'a BTreeMap<String, Loaded>, name: &str) -> Result<&'a Loaded> {
+    models.get(name).ok_or_else(|| no_model(name))
+}
+
+/// The trainer, made now if there was none.
+fn trainer_of<'a>(slot: &'a mut Option<Trainer>, policy: &Model, options: &EngineOptions) -> Result<&'a mut Trainer> {
+    match slot {
+        Some(trainer) => Ok(trainer),
+        None => Ok(slot.insert(Trainer::new(policy, options.gradient_checkpointing)?)),
+    }
+}
+
+fn open_sequence(sequences: &mut Slots<Sequence>, job: &SampleJob) -> Result<u64> {
+    if job.tokens.is_empty() {
+        return Err(Error::BadArgument("sample: a new sequence needs at least one token".into()));
+    }
+    let sequence = Sequence { model: job.model.clone(), in_cache: None, unfed: vec![], length: 0 };
+    sequences.insert(sequence).ok_or_else(|| Error::BadArgument("sample: too many live sequences".into()))
+}
+
+/// Gives the cache what it has not seen of the sequence.
+fn feed(cache: &mut Cache, sequence: &mut Sequence) -> Result<SequenceId> {
+    let in_cache = match sequence.in_cache {
+        Some(in_cache) => {
+            cache.append(in_cache, &sequence.unfed)?;
+            in_cache
+        }
+        None => cache.open(&sequence.unfed)?,
+    };
+    sequence.in_cache = Some(in_cache);
+    sequence.unfed.clear();
+    Ok(in_cache)
+}
+
+fn sampled(sequence: u64, stop: Stop, tokens: Vec<u32>, values: Vec<f32>) -> Reply {
+    Reply { text: json!({ "sequence": sequence, "stop": stop.name() }).to_string(), tokens, values }
+}
+
+fn told(json: Json) -> Reply {
+    Reply { text: json.to_string(), ..Reply::default() }
+}
+
+/// As `ModelInfo` in src/core/policy.ts.
+fn model_info(model: &Model, text: &Text, dtype: Dtype) -> Json {
+    json!({
+        "architecture": model.config.architecture,
+        "parameters": model.parameters(),
+        "vocab_size": model.config.vocab_size,
+        "context_tokens_max": model.config.context_tokens_max,
+        "eos_token_ids": model.config.eos_token_ids,
+        "has_chat_template": text.has_chat_template(),
+        "dtype": match dtype { Dtype::F32 => "float32", Dtype::F16 => "float16", Dtype::Bf16 => "bfloat16" },
+        "device": "cpu",
+    })
+}
+
+/// An error cannot be cloned (candle's); kinds that callers branch on stay what they are.
+fn repeated(error: &Error) -> Error {
+    match error {
+        Error::NonFinite { op } => Error::NonFinite { op },
+        other => Error::BadArgument(other.to_string()),
+    }
+}

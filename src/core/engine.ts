@@ -1,0 +1,187 @@
+/** `Policy` over the Rust core. */
+import { Connection } from "./connection.ts";
+import { EngineError } from "./errors.ts";
+import { openLibrary } from "./library.ts";
+import type {
+  ChatMessage,
+  GradientReport,
+  LossOptions,
+  ModelInfo,
+  ModelName,
+  OptimizerOptions,
+  OptimizerReport,
+  Policy,
+  RenderOptions,
+  Sampled,
+  SampleRequest,
+  SequenceId,
+  TokenBatch,
+  TrainingBatch,
+  WeightOp,
+} from "./policy.ts";
+
+export { EngineError } from "./errors.ts";
+
+export interface EngineOptions {
+  /** Path of the core's library; null or absent: the embedded one, else the one built from this clone. */
+  readonly library?: string | null;
+  readonly model_directory: string;
+  readonly dtype: "bfloat16" | "float16" | "float32";
+  /** 0 = every core. The thread pool belongs to the process: the first engine sets it. */
+  readonly num_threads: number;
+  readonly kernels: "fused" | "plain";
+  readonly prefix_sharing: boolean;
+  readonly gradient_checkpointing: boolean;
+  /** Budget of keys and values, of each model. */
+  readonly kv_cache_bytes?: number;
+}
+
+const POLICY = "policy";
+const KV_CACHE_BYTES = 2 ** 31;
+
+/** Starts an engine and loads the policy. Dispose of it to end its threads. */
+export async function openEngine({
+  library = null,
+  model_directory,
+  dtype,
+  ...options
+}: EngineOptions): Promise<Policy> {
+  const { num_threads, gradient_checkpointing, kv_cache_bytes = KV_CACHE_BYTES } = options;
+  const connection = await Connection.open(openLibrary(library), {
+    num_threads,
+    gradient_checkpointing,
+    kv_cache_bytes,
+  });
+  try {
+    const info = await load(connection, { name: POLICY, directory: model_directory, dtype });
+    return new CorePolicy(connection, info, dtype);
+  } catch (error) {
+    connection[Symbol.dispose]();
+    throw error;
+  }
+}
+
+async function load(connection: Connection, control: { name: ModelName; directory: string; dtype: string }) {
+  const { text } = await connection.submit("load_model", control);
+  return JSON.parse(text) as ModelInfo;
+}
+
+class CorePolicy implements Policy {
+  readonly info: ModelInfo;
+  readonly #connection: Connection;
+  readonly #dtype: string;
+
+  constructor(connection: Connection, info: ModelInfo, dtype: string) {
+    this.#connection = connection;
+    this.info = info;
+    this.#dtype = dtype;
+  }
+
+  async loadModel(name: ModelName, directory: string): Promise<ModelInfo> {
+    if (name === POLICY) throw new EngineError("BadArgument", "load_model: the name policy is the policy's");
+    return load(this.#connection, { name, directory, dtype: this.#dtype });
+  }
+
+  async render(model: ModelName, messages: readonly ChatMessage[], options: RenderOptions): Promise<string> {
+    const { tools_json, add_generation_prompt, enable_thinking } = options;
+    const control = { model, messages, options: { tools_json, add_generation_prompt, enable_thinking } };
+    const { text } = await this.#connection.submit("render", control);
+    return text;
+  }
+
+  async tokenize(model: ModelName, text: string): Promise<Uint32Array> {
+    const { tokens } = await this.#connection.submit("tokenize", { model, text });
+    return tokens;
+  }
+
+  async decode(model: ModelName, tokens: Uint32Array, { skip_special }: { skip_special: boolean }): Promise<string> {
+    const { text } = await this.#connection.submit("decode", { model, skip_special }, { tokens });
+    return text;
+  }
+
+  async sample(request: SampleRequest): Promise<Sampled> {
+    const { tokens, signal } = request;
+    const answer = await this.#connection.submit("sample", sampleControl(request), { tokens }, signal);
+    const { sequence, stop } = JSON.parse(answer.text) as Pick<Sampled, "sequence" | "stop">;
+    return { sequence, stop, tokens: answer.tokens, logprobs: answer.values };
+  }
+
+  release(_model: ModelName, sequence: SequenceId): void {
+    this.#connection.release(sequence);
+  }
+
+  async forwardBackward(batch: TrainingBatch, loss: LossOptions): Promise<GradientReport> {
+    const arrays = {
+      tokens: batch.tokens_N,
+      offsets: batch.offsets,
+      weights: batch.weights_N,
+      advantages: batch.advantages_N,
+      old_logprobs: batch.old_logprobs_N,
+    };
+    const { text } = await this.#connection.submit("forward_backward", lossControl(loss), arrays);
+    return withNumbers(JSON.parse(text) as GradientReport);
+  }
+
+  async optimizerStep(options: OptimizerOptions): Promise<OptimizerReport> {
+    const { learning_rate, beta1, beta2, eps, weight_decay, max_grad_norm } = options;
+    const control = { learning_rate, beta1, beta2, eps, weight_decay, max_grad_norm };
+    const { text } = await this.#connection.submit("optimizer_step", control);
+    return withNumbers(JSON.parse(text) as OptimizerReport);
+  }
+
+  async logprobs(
+    model: ModelName,
+    batch: TokenBatch,
+    { temperature }: { readonly temperature: number },
+  ): Promise<Float32Array> {
+    const arrays = { tokens: batch.tokens_N, offsets: batch.offsets };
+    const { values } = await this.#connection.submit("logprobs", { model, temperature }, arrays);
+    return values;
+  }
+
+  async weightOp(op: WeightOp): Promise<void> {
+    await this.#connection.submit("weight_op", op);
+  }
+
+  async save(directory: string): Promise<void> {
+    await this.#connection.submit("save", { path: directory });
+  }
+
+  async saveState(file: string): Promise<void> {
+    await this.#connection.submit("save_state", { path: file });
+  }
+
+  async loadState(file: string): Promise<void> {
+    await this.#connection.submit("load_state", { path: file });
+  }
+
+  [Symbol.dispose](): void {
+    this.#connection[Symbol.dispose]();
+  }
+}
+
+function sampleControl(request: SampleRequest): object {
+  const { model, sequence, seed, max_new_tokens, stop_token_ids, context_tokens_max } = request;
+  const { temperature, top_k, top_p, min_p } = request;
+  return {
+    model,
+    sequence,
+    seed: String(seed),
+    max_new_tokens,
+    stop_token_ids: [...stop_token_ids],
+    context_tokens_max,
+    sampling: { temperature, top_k, top_p, min_p },
+  };
+}
+
+/** The kind becomes the tag that Rust's enum has. */
+function lossControl(options: LossOptions): object {
+  const { temperature } = options;
+  if (options.kind === "nll") return { loss: { nll: { temperature } }, anchor: null };
+  const { clip_low, clip_high, kl_coef, kl_ratio_correction, entropy_coef, anchor } = options;
+  return { loss: { grpo: { clip_low, clip_high, kl_coef, kl_ratio_correction, entropy_coef, temperature } }, anchor };
+}
+
+/** JSON has no NaN: the core writes null for what is not finite. */
+const withNumbers = <T extends object>(report: T): T =>
+  Object.fromEntries(Object.entries(report).map(([name, value]) => [name, value ?? Number.NaN])) as T;
