@@ -9,6 +9,7 @@ const TOKENS_BELOW = 6000;
 
 export const openPolicy = ({ model, threads }: Bench): Promise<Policy> =>
   openEngine({
+    library: process.env.GRPO_CL_CORE ?? null,
     model_directory: model,
     dtype: "float32",
     num_threads: threads,

@@ -51,14 +51,19 @@ async function extracted(files: Contents, models: string): Promise<string> {
   if ((await digestOfDirectory(directory)) === digest) return directory;
   await mkdir(models, { recursive: true, mode: 0o700 });
   const fresh = await written(files, models, basename(directory));
-  await rm(directory, { recursive: true, force: true });
   try {
     await rename(fresh, directory);
-  } catch (error) {
-    await rm(fresh, { recursive: true, force: true });
-    if ((await digestOfDirectory(directory)) !== digest) throw error; // else another process was faster
+  } catch {
+    await replace(fresh, directory, digest);
   }
   return directory;
+}
+
+/** Something has the name: what another process has just written, or a damaged copy. */
+async function replace(fresh: string, directory: string, digest: string): Promise<void> {
+  if ((await digestOfDirectory(directory)) === digest) return rm(fresh, { recursive: true });
+  await rm(directory, { recursive: true, force: true });
+  await rename(fresh, directory);
 }
 
 async function written(files: Contents, parent: string, name: string): Promise<string> {

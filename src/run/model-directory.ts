@@ -120,13 +120,16 @@ async function checkSafetensors(file: string): Promise<void> {
   }
 }
 
+/** The safetensors library's own limit. */
+const HEADER_BYTES_MAX = 100_000_000;
+
 async function sizeInHeader(file: string, size: number): Promise<number | null> {
   const handle = await open(file);
   try {
     const prefix = Buffer.alloc(8);
     await handle.read(prefix, 0, 8, 0);
     const headerBytes = Number(prefix.readBigUInt64LE());
-    if (headerBytes > size - 8) return null;
+    if (headerBytes > Math.min(size - 8, HEADER_BYTES_MAX)) return null;
     const header = Buffer.alloc(headerBytes);
     await handle.read(header, 0, headerBytes, 8);
     return 8 + headerBytes + lastOffset(header.toString());

@@ -95,7 +95,7 @@ describe("a request and its reply", () => {
   });
 });
 
-describe("failures that pass", () => {
+describe.concurrent("failures that pass", () => {
   const unreadableCall = {
     kind: "message",
     message: { content: null, tool_calls: [{ function: { name: "f", arguments: "{" } }] },
@@ -122,7 +122,7 @@ describe("failures that pass", () => {
   });
 });
 
-describe("failures that stay end this conversation, as data", () => {
+describe.concurrent("failures that stay end this conversation, as data", () => {
   test.each<[string, Answer, string]>([
     ["500", { kind: "status", status: 500 }, "it answered 500"],
     ["silence", { kind: "hang" }, "no answer within 0.2 s"],
@@ -143,7 +143,7 @@ describe("failures that stay end this conversation, as data", () => {
   });
 });
 
-describe("what no retry repairs is said in a sentence", () => {
+describe.concurrent("what no retry repairs is said in a sentence", () => {
   test.each<[string, Answer, RegExp]>([
     [
       "401",
@@ -190,7 +190,7 @@ describe("what no retry repairs is said in a sentence", () => {
   });
 });
 
-describe("the key", () => {
+describe.concurrent("the key", () => {
   test.each<[string, Answer]>([
     ["401", { kind: "status", status: 401, error: `bad ${KEY}` }],
     ["400", { kind: "status", status: 400, error: `bad ${KEY} and ${KEY}` }],
@@ -211,7 +211,7 @@ describe("the key", () => {
   });
 });
 
-describe("limits and accounting", () => {
+describe.concurrent("limits and accounting", () => {
   test("never more requests at once than allowed", async () => {
     let [now, most] = [0, 0];
     using server = openaiServer(inOrder("Yes."));
