@@ -78,7 +78,7 @@ const TOOL = { role: "tool", content: "qToolq", tool_call_id: "call_0" } as cons
 const LAST = { role: "user", content: "qLastq" } as const;
 const CALL = {
   role: "assistant",
-  content: null,
+  content: "",
   tool_calls: [{ function: { name: "q_probe_q", arguments_json: "{}" } }],
 } as const;
 const PROBE_TOOLS = JSON.stringify([
@@ -136,12 +136,10 @@ async function requireRoles(
 async function toolFormatOf(template: Template): Promise<ToolFormat> {
   const prompt = await template.text([SYSTEM, USER], { add_generation_prompt: true });
   if (!prompt.includes("q_probe_q")) throw template.refused("it does not show the tools to the model");
-  const withCall = await template.text([SYSTEM, USER, CALL], { add_generation_prompt: false });
-  if (withCall.includes("<tool_call>")) return "hermes";
-  return withCall.slice(withCall.indexOf(USER.content)).includes('"parameters"') ||
-    template.info.architecture === "llama"
-    ? "llama3"
-    : "hermes";
+  const withCall = await template.tryText([SYSTEM, USER, CALL]);
+  if (withCall?.includes("<tool_call>")) return "hermes";
+  const call = withCall?.slice(withCall.indexOf(USER.content)) ?? "";
+  return call.includes('"parameters"') || template.info.architecture === "llama" ? "llama3" : "hermes";
 }
 
 /** Is a leading assistant message introduced as one that answers a user is? */
@@ -169,16 +167,18 @@ interface Head {
   readonly tokens: Uint32Array;
 }
 
-/** Cut before a special token, where a tokenizer cuts too; null where there is none near the end. */
+/** Cut before a special token, where a tokenizer cuts too; null where there is none near the end, or it does not. */
 async function headOf(template: Template, messages: readonly ChatMessage[]): Promise<Head | null> {
   const probe = [...messages.slice(0, -1), LAST];
   const text = await template.text(probe, { tools_json: template.options.tools_json, add_generation_prompt: false });
-  const before = text.slice(0, Math.max(text.lastIndexOf(LAST.content), 0));
-  const tokens = await template.tokens(before);
-  const end = await template.lastSpecial(tokens);
+  const whole = await template.tokens(text);
+  const header = await template.tokens(text.slice(0, Math.max(text.lastIndexOf(LAST.content), 0)));
+  const end = await template.lastSpecial(header);
   if (end === null) return null;
-  const tail = await template.decode(tokens.subarray(end));
-  return before.endsWith(tail) ? { text: before.slice(0, -tail.length), tokens: tokens.slice(0, end) } : null;
+  const tail = await template.decode(whole.subarray(end));
+  const head = { text: text.slice(0, text.length - tail.length), tokens: whole.slice(0, end) };
+  const again = joined(head.tokens, await template.tokens(tail));
+  return text.endsWith(tail) && again.every((token, t) => token === whole[t]) ? head : null;
 }
 
 interface TextOptions {
@@ -258,9 +258,7 @@ class Template {
   }
 
   refused(what: string, cause?: unknown): UserError {
-    return new UserError(this.options.directory, `the chat template cannot hold a tool conversation: ${what}`, {
-      cause,
-    });
+    return new UserError(this.options.directory, `the chat template cannot hold the conversation: ${what}`, { cause });
   }
 }
 

@@ -60,7 +60,7 @@ export function withoutThinking(text: string): string {
  * agent's next prompt they would end or open a turn. `<|python_tag|>` stays, since a call may follow it.
  */
 export function withoutControlTokens(text: string): string {
-  const cleaned = text.replace(/<\|(?!python_tag\|>)[^|<>\s]{1,40}\|>/g, "");
+  const cleaned = text.replace(/<[|｜](?!python_tag\|>)[^|｜<>\s]{1,40}[|｜]>/g, "");
   return cleaned === text ? text : withoutControlTokens(cleaned);
 }
 

@@ -187,6 +187,7 @@ test.each([
   ["<|im_<|x|>end|>", ""],
   ["<|python_tag|>x<|eom_id|>", "<|python_tag|>x"],
   ["a <| b |> c", "a <| b |> c"],
+  ["<｜end▁of▁sentence｜>a", "a"],
   ["x<|begin_of_text|><|reserved_special_token_1|>y", "xy"],
 ])("control tokens are left out: %s", (text, expected) => {
   expect(withoutControlTokens(text)).toBe(expected);
