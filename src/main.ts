@@ -3,10 +3,13 @@ import { writeSync } from "node:fs";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import pkg from "../package.json";
+import { installHost } from "./api/host.ts";
 import { UserError } from "./base/errors.ts";
+import { edgeOf } from "./cli/console.ts";
 import type { Assets, Host } from "./cli/host.ts";
 import { dispatch } from "./cli/index.ts";
 import { npmLicences, ownLicences } from "./cli/npm-licenses.ts";
+import { setLibraryCache } from "./core/library.ts";
 
 const EXIT_FAILURE = 1;
 const EXIT_BAD_INPUT = 2;
@@ -42,12 +45,25 @@ export async function main(assets: Assets): Promise<never> {
     },
     assets,
   };
+  setLibraryCache(join(process.env.XDG_CACHE_HOME || join(process.env.HOME ?? homedir(), ".cache"), "grpo-cl"));
+  installHost({ edge: edgeOf(host), library: assets.coreLibrary });
+  offerApi();
   try {
     await dispatch(host, process.argv.slice(2));
   } catch (error) {
     if (!interrupt.signal.aborted) exitCode = reported(error);
   }
   process.exit(exitCode);
+}
+
+/** Scripts and .ts configs import this very program under the package's name. */
+function offerApi(): void {
+  Bun.plugin({
+    name: "grpo-cl",
+    setup: (build) => {
+      build.module("grpo-cl", async () => ({ exports: await import("./api/index.ts"), loader: "object" }));
+    },
+  });
 }
 
 /** One sentence for what a person can repair; the whole story for everything else. */
@@ -79,9 +95,9 @@ function write(fd: 1 | 2, text: string): void {
 /** In a clone: the library that cargo built, licences from node_modules. The binary brings its own. */
 function sourceAssets(): Assets {
   const root = resolve(import.meta.dir, "..");
-  const targetDirectory = process.env.CARGO_TARGET_DIR ?? join(process.env.HOME ?? homedir(), ".cache/grpo-cl/target");
+  const target = process.env.CARGO_TARGET_DIR;
   return {
-    coreLibrary: process.env.GRPO_CL_CORE ?? join(targetDirectory, "release/libgrpo_core.so"),
+    coreLibrary: process.env.GRPO_CL_CORE ?? (target ? join(target, "release/libgrpo_core.so") : null),
     licences: async () => [...ownLicences(root, pkg.version), ...npmLicences(root)],
   };
 }

@@ -3,6 +3,7 @@ import { accessSync, constants, existsSync, readFileSync } from "node:fs";
 import { availableParallelism, homedir, totalmem } from "node:os";
 import { dirname, join } from "node:path";
 import { type ArgsDef, defineCommand } from "citty";
+import { ABI_VERSION } from "../core/abi.ts";
 import { openEngine } from "../core/engine.ts";
 import type { Policy } from "../core/policy.ts";
 import { resolveModelDirectory } from "../run/model-directory.ts";
@@ -74,7 +75,11 @@ function processor(): Finding {
 
 /** Opens the library with the built-in model and compares what it samples with what it recomputes. */
 async function core({ assets, env }: Host): Promise<Finding[]> {
-  const library: Finding = { what: "core library", state: "ok", detail: assets.coreLibrary };
+  const library: Finding = {
+    what: "core library",
+    state: "ok",
+    detail: `${assets.coreLibrary ?? "built from this clone"}, ABI version ${ABI_VERSION}`,
+  };
   try {
     const directory = await resolveModelDirectory("builtin:quickstart", { revision: "main", env });
     using policy = await openEngine({
@@ -93,7 +98,7 @@ async function core({ assets, env }: Host): Promise<Finding[]> {
       {
         what: "core library",
         state: "problem",
-        detail: `${reason}; build it with scripts/build, or use the binary dist/grpo-cl`,
+        detail: `${reason} (scripts/build makes it)`,
       },
     ];
   }

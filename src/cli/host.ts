@@ -22,7 +22,7 @@ export interface Host {
 
 /** Files that the binary carries and a clone builds. */
 export interface Assets {
-  /** Path of the core library. */
-  readonly coreLibrary: string;
+  /** Path of the core library; null = the one that cargo built from this clone. */
+  readonly coreLibrary: string | null;
   readonly licences: () => Promise<readonly Licence[]>;
 }

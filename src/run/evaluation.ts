@@ -24,7 +24,8 @@ export async function evaluateSession(
   await checkContext(config, { policy, domains });
   const users = chooseUsers(config, session);
   for (const text of users.warnings) edge.reporter.line(warning(text));
-  if (users.needsBase) await policy.weightOp({ op: "snapshot", name: BASE_MODEL });
+  // After training the frozen step-0 policy is there already, and the live one must not take its place.
+  if (users.needsBase && policy_version === 0) await policy.weightOp({ op: "snapshot", name: BASE_MODEL });
   const userInfo = await loadUserModel(policy, users, session.user_model_directory);
   const makeUser = users.maker(userInfo, session);
   const rollouts = new Rollouts({ config, policy, makeUser, reporter: edge.reporter, signal: edge.signal });

@@ -19,8 +19,8 @@ import { chooseUsers } from "./users.ts";
 
 export interface OpenOptions {
   readonly edge: Edge;
-  /** Path of the Rust core's library. */
-  readonly library: string;
+  /** Path of the Rust core's library; null = the one that cargo built from this clone. */
+  readonly library: string | null;
   /** A method of the user's own; null = `cl_algorithm`. */
   readonly method?: ContinualMethod | null;
   /** Evaluation writes no run directory and goes on from no checkpoint. */

@@ -1,0 +1,30 @@
+/** What `import … from "grpo-cl"` gives, in the package and inside the binary. */
+export { UserError } from "../base/errors.ts";
+export { Rng } from "../base/rng.ts";
+export { TrajectoryBuffer } from "../cl/memory.ts";
+export {
+  type BatchContext,
+  CLAlgorithm,
+  type ContinualMethod,
+  type ExperienceContext,
+  type MethodOp,
+  type MethodState,
+  NO_PENALTY,
+  type Penalty,
+  type StepContext,
+} from "../cl/method.ts";
+export type { Trajectory } from "../cl/trajectory.ts";
+export type { RunConfig, RunConfigInput } from "../config/schema.ts";
+export type { TaskRef } from "../curriculum/curriculum.ts";
+export type { Experience } from "../curriculum/experience.ts";
+export { groupAdvantages } from "../grpo/advantage.ts";
+export type { EvalRow, MetricsRow, ScoresRow, TrainRow, TransferRow } from "../metrics/rows.ts";
+export type { DomainScore } from "../metrics/score.ts";
+export type { Group, Rollout } from "../rollout/types.ts";
+export type { Evaluation } from "../run/evaluate.ts";
+export type { TrainResult } from "../run/train.ts";
+export { type DomainOptions, knownDomains, loadDomain } from "../tau2/domains/index.ts";
+export type { Domain, Environment, Message, Task, ToolCall, ToolMessage, ToolSchema } from "../tau2/types.ts";
+export { GRPOConfig } from "./config.ts";
+export { MetricsTracker } from "./metrics-tracker.ts";
+export { GRPOTrainer, type TrainerOptions } from "./trainer.ts";
