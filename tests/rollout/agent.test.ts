@@ -19,6 +19,7 @@ const result = (content: string): Message => ({
 });
 
 interface Setup {
+  readonly whileSampling?: (dialogue: Dialogue) => void;
   readonly template?: typeof qwen3Like;
   readonly context_tokens_max?: number;
   readonly max_new_tokens?: number;
@@ -28,7 +29,10 @@ interface Setup {
 
 /** An agent whose nth reply is the nth of `replies`. */
 async function agentSaying(replies: readonly (string | number[])[], setup: Setup = {}) {
-  const script: FakeScript = () => replies[fake.samples.length - 1] ?? "";
+  const script: FakeScript = () => {
+    setup.whileSampling?.(dialogue);
+    return replies[fake.samples.length - 1] ?? "";
+  };
   const fake = fakePolicy(script);
   const policy = setup.template ? withTemplate(fake, setup.template) : fake;
   const { enable_thinking = false, malformed_calls = "text_to_user" } = setup;
@@ -168,6 +172,13 @@ test.each([
 test("control tokens in the middle of a turn stay in the record only", async () => {
   const { agent } = await agentSaying([[...fakeTokenize("a<|im_start|>b<|im_end|>")]]);
   expect(await agent.reply([user("Hello")])).toEqual({ content: "ab", tool_calls: null });
+});
+
+test("closed while its first turn is sampled, a conversation frees the sequence that the core then names", async () => {
+  const { agent, fake } = await agentSaying(["Hello"], { whileSampling: (dialogue) => dialogue.close() });
+  await expect(agent.reply([user("Hello")])).rejects.toThrow("closed");
+  expect(fake.samples).toHaveLength(1);
+  expect(fake.liveSequences).toBe(0);
 });
 
 test("a closed conversation frees its sequence and says no more", async () => {

@@ -274,16 +274,18 @@ describe("breaking off", () => {
     expect(policy.samples).toHaveLength(0);
   });
 
-  test("a broken invariant in one conversation ends all of them", async () => {
+  test("a broken invariant in one conversation ends all of them, also those that wait", async () => {
     const makeUser: CollectOptions["makeUser"] = (_, task) => ({
       ...lampUser(task),
       reply: async (incoming) => {
-        if (task.id === "C" && incoming.some(({ content }) => content === "Hm.")) throw new Error("broken");
-        return { content: "Go on.", tool_calls: null };
+        if (!incoming.some(({ content }) => content === "Hm.")) return { content: "Go on.", tool_calls: null };
+        if (task.id === "C") throw new Error("broken");
+        return new Promise(() => {});
       },
     });
     const policy = fakePolicy(() => "Hm.");
     expect(await broken(policy, { makeUser })).toMatchObject({ message: "broken" });
+    expect(policy.samples).toHaveLength(9);
   });
 
   test("a domain's template trouble is a UserError of the model", async () => {
