@@ -44,7 +44,7 @@ export class Dialogue {
   #turns = 0;
   #sequence: SequenceId | null = null;
   #lastStop: SampleStop | null = null;
-  #closed = false;
+  readonly #closing = new AbortController();
 
   constructor(options: DialogueOptions) {
     this.#options = options;
@@ -70,9 +70,10 @@ export class Dialogue {
       sequence: this.#sequence,
       tokens: prompt,
       seed: seedOf(this.#turns),
+      signal: this.#closing.signal,
     });
     this.#sequence = sampled.sequence;
-    if (this.#closed) this.#release();
+    if (this.#closing.signal.aborted) this.#release(); // closed after the core was done and before we heard of it
     this.#requireOpen();
     this.#turns += 1;
     this.#lastStop = sampled.stop;
@@ -100,9 +101,9 @@ export class Dialogue {
     return { tokens, sampled_mask, logprobs };
   }
 
-  /** Frees the sequence in the core; idempotent. A turn in progress fails, at the latest when the core answers. */
+  /** Frees the sequence in the core; idempotent. A turn in progress is cancelled and fails. */
   close(): void {
-    this.#closed = true;
+    this.#closing.abort();
     this.#release();
   }
 
@@ -123,6 +124,6 @@ export class Dialogue {
   }
 
   #requireOpen(): void {
-    if (this.#closed) throw new Error("the conversation was closed while the model was about to speak");
+    if (this.#closing.signal.aborted) throw new Error("the conversation was closed while the model was about to speak");
   }
 }

@@ -1,6 +1,14 @@
 import { expect, test } from "bun:test";
 import { dumps, exactOf } from "../../src/base/exact.ts";
-import { type FakeScript, fakeDecode, fakePolicy, fakeRender, fakeTokenize } from "../../src/core/fake.ts";
+import {
+  type FakePolicy,
+  type FakeScript,
+  fakeDecode,
+  fakePolicy,
+  fakeRender,
+  fakeTokenize,
+} from "../../src/core/fake.ts";
+import type { SampleRequest } from "../../src/core/policy.ts";
 import { type PolicyAgentOptions, policyAgent } from "../../src/rollout/agent.ts";
 import { Dialogue } from "../../src/rollout/dialogue.ts";
 import { openRenderer } from "../../src/rollout/renderer.ts";
@@ -19,6 +27,8 @@ const result = (content: string): Message => ({
 });
 
 interface Setup {
+  /** False: the core is done before a cancellation reaches it. */
+  readonly cancels?: boolean;
   readonly whileSampling?: (dialogue: Dialogue) => void;
   readonly template?: typeof qwen3Like;
   readonly context_tokens_max?: number;
@@ -34,7 +44,8 @@ async function agentSaying(replies: readonly (string | number[])[], setup: Setup
     return replies[fake.samples.length - 1] ?? "";
   };
   const fake = fakePolicy(script);
-  const policy = setup.template ? withTemplate(fake, setup.template) : fake;
+  const cancelling = setup.cancels === false ? withoutCancelling(fake) : fake;
+  const policy = setup.template ? withTemplate(cancelling, setup.template) : cancelling;
   const { enable_thinking = false, malformed_calls = "text_to_user" } = setup;
   const renderer = await openRenderer(policy, {
     model: "policy",
@@ -61,6 +72,15 @@ async function agentSaying(replies: readonly (string | number[])[], setup: Setup
   const agent = policyAgent({ dialogue, systemPrompt: "Be brief.", toolFormat: renderer.toolFormat, malformed_calls });
   return { agent, dialogue, fake };
 }
+
+const withoutCancelling = (policy: FakePolicy): FakePolicy =>
+  new Proxy(policy, {
+    get(target, name) {
+      if (name === "sample") return (request: SampleRequest) => target.sample({ ...request, signal: undefined });
+      const value = Reflect.get(target, name, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
 
 const call = '<tool_call>\n{"name": "get", "arguments": {"id": 2.0}}\n</tool_call>';
 
@@ -174,10 +194,18 @@ test("control tokens in the middle of a turn stay in the record only", async () 
   expect(await agent.reply([user("Hello")])).toEqual({ content: "ab", tool_calls: null });
 });
 
-test("closed while its first turn is sampled, a conversation frees the sequence that the core then names", async () => {
+test("closed while its first turn is sampled, a conversation cancels it", async () => {
   const { agent, fake } = await agentSaying(["Hello"], { whileSampling: (dialogue) => dialogue.close() });
-  await expect(agent.reply([user("Hello")])).rejects.toThrow("closed");
+  await expect(agent.reply([user("Hello")])).rejects.toMatchObject({ name: "EngineError", code: "Cancelled" });
   expect(fake.samples).toHaveLength(1);
+  expect(fake.liveSequences).toBe(0);
+});
+
+test("closed when the core was already done, it frees the sequence that the answer names", async () => {
+  const setup: Setup = { whileSampling: (dialogue) => dialogue.close(), cancels: false };
+  const { agent, fake } = await agentSaying(["Hello"], setup);
+  await expect(agent.reply([user("Hello")])).rejects.toThrow("closed");
+  expect(fake.calls.release).toBe(1);
   expect(fake.liveSequences).toBe(0);
 });
 
