@@ -1,7 +1,8 @@
 /** Files that are whole or not there: written beside, fsynced, renamed. A crash leaves the old file or the new one. */
-import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
+import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 
+/** Survives a power cut. */
 export function writeFileAtomic(path: string, content: string | Uint8Array): void {
   const beside = besideOf(path);
   const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
@@ -14,6 +15,13 @@ export function writeFileAtomic(path: string, content: string | Uint8Array): voi
   }
   renameSync(beside, path);
   syncDirectory(dirname(path));
+}
+
+/** Whole for every reader, and after a crash of this process; not held to a power cut, hence quick. For what can be made anew. */
+export function replaceFile(path: string, content: string | Uint8Array): void {
+  const beside = besideOf(path);
+  writeFileSync(beside, content);
+  renameSync(beside, path);
 }
 
 /**

@@ -3,7 +3,7 @@
  * timings.jsonl holds all that depends on the clock.
  */
 import { join } from "node:path";
-import { writeFileAtomic } from "../base/atomic.ts";
+import { replaceFile } from "../base/atomic.ts";
 import { JsonlFile, readJsonl } from "../base/jsonl.ts";
 import { type MetricsRow, seedShape } from "./rows.ts";
 
@@ -60,6 +60,6 @@ export class MetricsWriter implements Disposable {
   }
 
   #rewriteSeedShape(): void {
-    writeFileAtomic(join(this.#directory, "metrics.json"), `${JSON.stringify(seedShape(this.#rows), null, 1)}\n`);
+    replaceFile(join(this.#directory, "metrics.json"), `${JSON.stringify(seedShape(this.#rows), null, 1)}\n`);
   }
 }

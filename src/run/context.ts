@@ -2,7 +2,6 @@
 import { UserError } from "../base/errors.ts";
 import type { RunConfig } from "../config/schema.ts";
 import type { Policy } from "../core/policy.ts";
-import { contextTokensMax } from "../rollout/collect.ts";
 import { toolsJson } from "../rollout/local-user.ts";
 import type { Domain } from "../tau2/types.ts";
 
@@ -12,7 +11,7 @@ export async function checkContext(
   { policy, domains }: { readonly policy: Policy; readonly domains: readonly Domain[] },
 ): Promise<void> {
   checkContextLimit(config, policy.info.context_tokens_max);
-  const limit = contextTokensMax(policy, config);
+  const limit = Math.min(config.max_context_tokens ?? Number.POSITIVE_INFINITY, policy.info.context_tokens_max);
   for (const domain of domains) {
     const prompt = await promptTokens(config, policy, domain);
     const needed = prompt + config.max_new_tokens;

@@ -8,7 +8,7 @@
  */
 import { appendFileSync, existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { writeFileAtomic } from "../base/atomic.ts";
+import { replaceFile, writeFileAtomic } from "../base/atomic.ts";
 import { UserError } from "../base/errors.ts";
 import type { Checkpoint } from "../checkpoint/load.ts";
 import type { RunConfig } from "../config/schema.ts";
@@ -58,7 +58,7 @@ export class RunDirectory {
   }
 
   async writeCompressed(name: string, text: string): Promise<void> {
-    writeFileAtomic(this.file(name), await Bun.zstdCompress(text));
+    replaceFile(this.file(name), await Bun.zstdCompress(text));
   }
 }
 

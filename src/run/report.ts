@@ -119,7 +119,8 @@ function scoreMatrixTable(rows: readonly ScoresRow[]): string[] {
       return score === undefined ? "" : `${fixed(score.reward_mean)} ${interval(score)}`;
     }),
   ]);
-  return table([["", ...domains], ...body]);
+  const marked = domains.map((column) => (rows.at(-1)?.scores[column]?.contaminated ? `${column} *` : column));
+  return table([["", ...marked], ...body]);
 }
 
 function transferLines(row: TransferRow | null): string[] {
