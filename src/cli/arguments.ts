@@ -1,10 +1,12 @@
 /** What a command takes: its own flags, declared to citty, and (for train and eval) every option of the config. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import type { ArgsDef } from "citty";
 import { UserError } from "../base/errors.ts";
 import { readConfigFile } from "../config/files.ts";
 import { type CommandFlag, type ParsedFlags, parseFlags } from "../config/flags.ts";
 import { resolveConfig } from "../config/load.ts";
-import { OPTIONS, optionNamed, shown } from "../config/options.ts";
+import { OPTIONS, optionNamed } from "../config/options.ts";
 import type { Command } from "../config/rules.ts";
 import type { RunConfig } from "../config/schema.ts";
 import type { Host } from "./host.ts";
@@ -17,19 +19,22 @@ export const CONFIG_ARGS: ArgsDef = {
     description: "Options from a .yaml, .toml, .json or .ts file, or from a config inside the binary. Flags win.",
   },
   ...Object.fromEntries(
-    OPTIONS.map(({ name, kind, expects, byDefault, description }) => [
+    OPTIONS.map(({ name, kind, expects, description }) => [
       name,
       kind === "boolean"
-        ? { type: "boolean" as const, description, valueHint: shown(byDefault) }
-        : { type: "string" as const, description: `${description} (${expects})`, valueHint: shown(byDefault) },
+        ? { type: "boolean" as const, description }
+        : { type: "string" as const, description: `${description} (${expects})` },
     ]),
   ),
 };
 
-/** The command's own flags: what `args` declares and the config does not. */
+/** Does the command take the config's options? */
+export const takesConfig = (args: ArgsDef): boolean => "config" in args;
+
+/** The command's own flags: what `args` declares beside the config's options. */
 export function ownFlags(args: ArgsDef): CommandFlag[] {
   return Object.entries(args)
-    .filter(([name, { type }]) => optionNamed(name) === undefined && type !== "positional")
+    .filter(([name, { type }]) => type !== "positional" && !(takesConfig(args) && optionNamed(name) !== undefined))
     .map(([name, { type, description = "" }]) => ({
       name,
       description,
@@ -60,7 +65,14 @@ export async function parseRunArguments(
   },
 ): Promise<RunArguments> {
   const { options, own } = parseFlags(given.rawArgs, ownFlags(given.args));
-  const file = typeof own.config === "string" ? await readConfigFile(own.config) : null;
+  const path = typeof own.config === "string" ? own.config : configOfCheckpoint(options.resume_from);
+  const file = path === null ? null : await readConfigFile(path);
   const { command, knownDomains } = given;
   return { config: resolveConfig({ command, file, flags: options, env: host.env, knownDomains }), own };
+}
+
+/** `--resume_from` alone goes on with the config that the checkpoint, or run directory, holds. */
+function configOfCheckpoint(resume_from: unknown): string | null {
+  const file = typeof resume_from === "string" ? join(resume_from, "config.json") : null;
+  return file !== null && existsSync(file) ? file : null;
 }

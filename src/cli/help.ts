@@ -1,6 +1,7 @@
 /** `--help`: what a command is for and takes, its options by topic. */
 import type { ArgDef, ArgsDef, CommandDef, CommandMeta } from "citty";
-import { optionNamed } from "../config/options.ts";
+import { type Option, optionNamed, shown } from "../config/options.ts";
+import { takesConfig } from "./arguments.ts";
 
 const TOPICS: Readonly<Record<string, string>> = {
   model: "Model",
@@ -45,17 +46,17 @@ function usageOf(args: ArgsDef, hasCommands: boolean): string {
 function argumentBlocks(args: ArgsDef): string[] {
   const byTopic = new Map<string, string[]>();
   for (const [name, arg] of Object.entries(args)) {
-    const topic = arg.type === "positional" ? "Arguments" : (TOPICS[optionNamed(name)?.section ?? ""] ?? "Flags");
-    byTopic.set(topic, [...(byTopic.get(topic) ?? []), argumentEntry(name, arg)]);
+    const option = takesConfig(args) ? optionNamed(name) : undefined;
+    const topic = arg.type === "positional" ? "Arguments" : (TOPICS[option?.section ?? ""] ?? "Flags");
+    byTopic.set(topic, [...(byTopic.get(topic) ?? []), argumentEntry(name, arg, option)]);
   }
   return [...byTopic].flatMap(([topic, entries]) => block(topic, entries));
 }
 
-function argumentEntry(name: string, arg: ArgDef): string {
+function argumentEntry(name: string, arg: ArgDef, option: Option | undefined): string {
   if (arg.type === "positional") return entry(name.toUpperCase(), arg.description ?? "");
-  const isOption = optionNamed(name) !== undefined;
-  const byDefault = isOption && arg.valueHint !== "undefined" ? ` [${arg.valueHint}]` : "";
-  const value = !isOption && arg.valueHint !== undefined ? ` ${arg.valueHint}` : "";
+  const byDefault = option !== undefined && !option.required ? ` [${shown(option.byDefault)}]` : "";
+  const value = option === undefined && arg.valueHint !== undefined ? ` ${arg.valueHint}` : "";
   return entry(`--${name}${value}`, `${arg.description ?? ""}${byDefault}`);
 }
 

@@ -3,24 +3,51 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Licence } from "./licenses.ts";
 
+interface LockedPackage {
+  readonly version?: string;
+  readonly license?: string;
+  readonly dependencies?: Readonly<Record<string, string>>;
+  readonly optionalDependencies?: Readonly<Record<string, string>>;
+}
+
 interface LockFile {
-  readonly packages: Readonly<
-    Record<string, { readonly version?: string; readonly license?: string; readonly dev?: boolean }>
-  >;
+  /** By folder; "" is the package itself. */
+  readonly packages: Readonly<Record<string, LockedPackage>>;
 }
 
 /** `root` holds package-lock.json and node_modules. Packages that only development needs are left out. */
 export function npmLicences(root: string): Licence[] {
   const lock = JSON.parse(readFileSync(join(root, "package-lock.json"), "utf8")) as LockFile;
-  return Object.entries(lock.packages)
-    .filter(([path, { dev }]) => path !== "" && dev !== true && existsSync(join(root, path)))
-    .map(([path, { version = "?", license = "?" }]) => ({
-      name: path.slice(path.lastIndexOf("node_modules/") + "node_modules/".length),
-      version,
-      licence: license,
-      from: "npm",
-      text: licenceText(join(root, path), license),
-    }));
+  return neededFolders(lock)
+    .filter((folder) => existsSync(join(root, folder)))
+    .map((folder) => {
+      const { version = "?", license = "?" } = lock.packages[folder] ?? {};
+      return {
+        name: nameOf(folder),
+        version,
+        licence: license,
+        from: "npm",
+        text: licenceText(join(root, folder), license),
+      };
+    });
+}
+
+const nameOf = (folder: string) => folder.slice(folder.lastIndexOf("node_modules/") + "node_modules/".length);
+
+/** What the package's dependencies reach, sorted. */
+function neededFolders({ packages }: LockFile): string[] {
+  const needed = new Set<string>();
+  const waiting = [""];
+  for (let folder = waiting.pop(); folder !== undefined; folder = waiting.pop()) {
+    const { dependencies, optionalDependencies } = packages[folder] ?? {};
+    for (const name of Object.keys({ ...dependencies, ...optionalDependencies })) {
+      const nested = `${folder}/node_modules/${name}`;
+      const found = nested in packages ? nested : `node_modules/${name}`;
+      if (!needed.has(found)) waiting.push(found);
+      needed.add(found);
+    }
+  }
+  return [...needed].sort();
 }
 
 /** The text of LICENSE, or of LICENSE-MIT where the licence may be chosen. */

@@ -23,7 +23,7 @@ export function nearest(name: string, known: readonly string[]): string | null {
   if (elsewhere !== undefined && known.includes(elsewhere)) return elsewhere;
   const spelled = name.replaceAll("-", "_").toLowerCase();
   const ranked = known
-    .map((candidate) => ({ candidate, distance: editDistance(spelled, candidate.toLowerCase()) }))
+    .map((candidate) => ({ candidate, distance: distanceOf(spelled, candidate.toLowerCase()) }))
     .sort((a, b) => a.distance - b.distance);
   const best = ranked[0];
   if (best === undefined || best.distance > Math.max(2, Math.ceil(spelled.length / 3))) return null;
@@ -34,6 +34,12 @@ export function nearest(name: string, known: readonly string[]): string | null {
 export function didYouMean(name: string, known: readonly string[], prefix = ""): string {
   const candidate = nearest(name, known);
   return candidate === null ? "" : ` (did you mean ${prefix}${candidate}?)`;
+}
+
+/** A name that goes on where the other stops (`evaluate`, `eval`) is as near as one typing error. */
+function distanceOf(name: string, candidate: string): number {
+  const [short, long] = name.length < candidate.length ? [name, candidate] : [candidate, name];
+  return short.length >= 4 && long.startsWith(short) ? 1 : editDistance(name, candidate);
 }
 
 /** Levenshtein distance, with a swap of neighbours counted once. */
