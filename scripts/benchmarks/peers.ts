@@ -44,7 +44,7 @@ export async function peerLines(
   if (output === null) return null;
   return output
     .split("\n")
-    .filter((line) => line.startsWith("{"))
+    .filter((line) => line.startsWith('{"')) // TRL prints Python dicts too
     .map((line) => JSON.parse(line) as Record<string, unknown>);
 }
 

@@ -118,7 +118,9 @@ function refuse({ response }: Call, status: number, code: string | null): Server
 
 function sendListing({ response }: Call, id: string, { commit, files }: HubRepository): ServerResponse {
   const siblings = Object.keys(files).map((rfilename) => ({ rfilename }));
-  return response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify({ id, sha: commit, siblings }));
+  return response
+    .writeHead(200, { "content-type": "application/json" })
+    .end(JSON.stringify({ id, sha: commit, siblings }));
 }
 
 function sendEntry(call: Call, id: string, { commit, files }: HubRepository, name: string): ServerResponse {
