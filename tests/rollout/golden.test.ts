@@ -1,5 +1,5 @@
 /**
- * Through the real core ($GRPO_CL_CORE names its library): append-only tokens against those that transformers makes of
+ * Through the real core (built, or named by $GRPO_CL_CORE): append-only tokens against those that transformers makes of
  * the whole conversation, and rollouts whose recorded log-probabilities are recomputed.
  */
 import { describe, expect, test } from "bun:test";
@@ -10,20 +10,20 @@ import { collectRollouts } from "../../src/rollout/collect.ts";
 import { localUser } from "../../src/rollout/local-user.ts";
 import { openRenderer } from "../../src/rollout/renderer.ts";
 import type { Rollout } from "../../src/rollout/types.ts";
+import { CORE_LIBRARY } from "../support/core-library.ts";
 import { lampDomain } from "../support/lamp-domain.ts";
 import { foldersWith, SHARED } from "../support/shared.ts";
 
-const library = Bun.env.GRPO_CL_CORE;
 const MODELS = "fixtures/core/models";
 const chatFile = join(SHARED, "fixtures/core/expected/chat_qwen2_5.json");
 const models = foldersWith(MODELS, "tokenizer_config.json");
-const ready = library !== undefined && existsSync(chatFile);
-if (!ready) test.skip("needs $GRPO_CL_CORE (the core's library) and fixtures/core under GRPO_CL_SHARED", () => {});
+const ready = CORE_LIBRARY !== null && existsSync(chatFile);
+if (!ready) test.skip("needs the core's library and fixtures/core under GRPO_CL_SHARED", () => {});
 
 async function openModel(name: string): Promise<Policy> {
   const { openEngine } = await import("../../src/core/engine.ts");
   return openEngine({
-    library,
+    library: CORE_LIBRARY,
     model_directory: join(SHARED, MODELS, name),
     dtype: "float32",
     num_threads: 1,
