@@ -20,6 +20,8 @@ export function calculate(expression: ExactValue): string {
 }
 
 type Num = number | bigint | Float;
+/** A parsed expression. Parsing comes first, as in Python: `1 / 0 +` is a syntax error. */
+type Thunk = () => Num;
 
 const syntaxError = (message: string, line = 1): PythonError =>
   new PythonError("SyntaxError", `${message} (<string>, line ${line})`);
@@ -31,17 +33,18 @@ class Expression {
   readonly #tokens: readonly string[];
   #next = 0;
   #depth = 0;
+  #open = 0;
 
   constructor(text: string) {
     if (text.trim() === "") throw syntaxError("invalid syntax", 0);
-    this.#tokens = tokensOf(text);
-    checkParentheses(this.#tokens);
+    this.#tokens = text.match(/\d+\.\d*|\.\d+|\d+|\*\*|\/\/|[-+*/().]/g) ?? [];
+    checkTokens(this.#tokens);
   }
 
   value(): Num {
-    const value = this.#sum();
-    if (this.#peek() !== undefined) throw syntaxError("invalid syntax");
-    return value;
+    const thunk = this.#sum();
+    if (this.#peek() !== undefined) this.#invalid();
+    return thunk();
   }
 
   #peek(): string | undefined {
@@ -55,70 +58,70 @@ class Expression {
     return token;
   }
 
-  #sum(): Num {
-    let left = this.#product();
-    for (let sign = this.#take("+", "-"); sign !== undefined; sign = this.#take("+", "-")) {
-      const right = this.#product();
-      left = (sign === "+" ? add(left, right) : subtract(left, right)) as Num;
-    }
-    return left;
+  /** Nothing fits here: an open parenthesis is named only if the text ends before anything else is wrong. */
+  #invalid(): never {
+    throw syntaxError(this.#peek() === undefined && this.#open > 0 ? "'(' was never closed" : "invalid syntax");
   }
 
-  #product(): Num {
-    let left = this.#unary();
-    for (let sign = this.#take("*", "/", "//"); sign !== undefined; sign = this.#take("*", "/", "//")) {
-      const right = this.#unary();
-      left =
-        sign === "*" ? (multiply(left, right) as Num) : sign === "/" ? divide(left, right) : floorDivide(left, right);
-    }
-    return left;
+  #sum(): Thunk {
+    return this.#chain(["+", "-"], () => this.#product());
   }
 
-  #unary(): Num {
+  #product(): Thunk {
+    return this.#chain(["*", "/", "//"], () => this.#unary());
+  }
+
+  /** Operands joined from left to right; a loop, so that length costs no stack. */
+  #chain(signs: readonly string[], operand: () => Thunk): Thunk {
+    const first = operand();
+    const rest: [string, Thunk][] = [];
+    for (let sign = this.#take(...signs); sign !== undefined; sign = this.#take(...signs)) rest.push([sign, operand()]);
+    return rest.length === 0 ? first : () => rest.reduce((left, [sign, right]) => binary(sign, left, right()), first());
+  }
+
+  #unary(): Thunk {
     let negative = false;
-    let sign = this.#take("+", "-");
-    for (; sign !== undefined; sign = this.#take("+", "-")) negative = negative !== (sign === "-");
+    for (let sign = this.#take("+", "-"); sign !== undefined; sign = this.#take("+", "-"))
+      negative = negative !== (sign === "-");
     const value = this.#power();
-    return negative ? (negate(value) as Num) : value;
+    return negative ? () => negate(value()) as Num : value;
   }
 
-  #power(): Num {
+  #power(): Thunk {
     const base = this.#atom();
     if (this.#take("**") === undefined) return base;
-    return this.#deeper(() => power(base, this.#unary()));
+    const exponent = this.#deeper(() => this.#unary());
+    return () => power(base(), exponent());
   }
 
-  #atom(): Num {
-    const value = this.#take("(") === undefined ? this.#literal() : this.#deeper(() => this.#parenthesis());
-    if (this.#peek() === "(") return this.#call(value);
+  #atom(): Thunk {
+    let value = this.#peek() === "(" ? this.#parenthesis() : this.#literal();
+    while (this.#peek() === "(") {
+      // `2(3)` is a call in Python's grammar, and a number is not callable.
+      const callee = value;
+      this.#parenthesis();
+      value = () => {
+        throw typeError(`'${pythonType(callee())}' object is not callable`);
+      };
+    }
     return value;
   }
 
-  #parenthesis(): Num {
-    if (this.#take(")") !== undefined)
-      throw typeError("float() argument must be a string or a real number, not 'tuple'");
-    const value = this.#sum();
-    if (this.#take(")") === undefined) throw syntaxError("invalid syntax");
+  #parenthesis(): Thunk {
+    this.#take("(");
+    this.#open++;
+    const value = this.#peek() === ")" ? emptyTuple : this.#deeper(() => this.#sum());
+    if (this.#take(")") === undefined) this.#invalid();
+    this.#open--;
     return value;
   }
 
-  /** `2(3)` is a call in Python's grammar, and a number is not callable. */
-  #call(callee: Num): never {
-    this.#next++;
-    if (this.#take(")") === undefined) this.#parenthesis();
-    throw typeError(`'${pythonType(callee)}' object is not callable`);
-  }
-
-  #literal(): Num {
+  #literal(): Thunk {
     const token = this.#peek();
-    if (token === undefined || !/^\.?\d/.test(token)) throw syntaxError("invalid syntax");
+    if (token === undefined || !/^\.?\d/.test(token)) this.#invalid();
     this.#next++;
-    if (token.includes(".")) return new Float(Number(token));
-    if (/^0+[1-9]/.test(token))
-      throw syntaxError(
-        "leading zeros in decimal integer literals are not permitted; use an 0o prefix for octal integers",
-      );
-    return intOf(BigInt(token));
+    const value = token.includes(".") ? new Float(Number(token)) : intOf(BigInt(token));
+    return () => value;
   }
 
   #deeper<T>(parse: () => T): T {
@@ -129,17 +132,36 @@ class Expression {
   }
 }
 
-function tokensOf(text: string): string[] {
-  return text.match(/\d+\.\d*|\.\d+|\d+|\*\*|\/\/|[-+*/().]/g) ?? [];
-}
+const emptyTuple: Thunk = () => {
+  throw typeError("float() argument must be a string or a real number, not 'tuple'");
+};
 
-function checkParentheses(tokens: readonly string[]): void {
+/** What Python's tokenizer finds, wherever it stands, before any grammar. */
+function checkTokens(tokens: readonly string[]): void {
   let open = 0;
   for (const token of tokens) {
-    if (token === "(") open++;
+    if (token === "(" && ++open > MAX_DEPTH) throw syntaxError("too many nested parentheses");
     if (token === ")" && --open < 0) throw syntaxError("unmatched ')'");
+    if (/^0+[1-9]\d*$/.test(token))
+      throw syntaxError(
+        "leading zeros in decimal integer literals are not permitted; use an 0o prefix for octal integers",
+      );
   }
-  if (open > 0) throw syntaxError("'(' was never closed");
+}
+
+function binary(sign: string, a: Num, b: Num): Num {
+  switch (sign) {
+    case "+":
+      return add(a, b) as Num;
+    case "-":
+      return subtract(a, b) as Num;
+    case "*":
+      return multiply(a, b) as Num;
+    case "/":
+      return divide(a, b);
+    default:
+      return floorDivide(a, b);
+  }
 }
 
 const overflow = (message: string): PythonError => new PythonError("OverflowError", message);
@@ -165,7 +187,9 @@ function ratio(a: bigint, b: bigint): number {
   const [numerator, denominator] = shift > 0 ? [a << BigInt(shift), b] : [a, b << BigInt(-shift)];
   const quotient = numerator / denominator;
   const sticky = numerator % denominator === 0n ? quotient : quotient | 1n;
-  const result = Number(sticky) * 2 ** -shift;
+  // In two steps, since 2 ** -shift alone may be out of range where the result is not.
+  const half = Math.trunc(-shift / 2);
+  const result = Number(sticky) * 2 ** half * 2 ** (-shift - half);
   if (!Number.isFinite(result)) throw overflow("integer division result too large for a float");
   return result;
 }
@@ -207,8 +231,35 @@ function power(base: Num, exponent: Num): Num {
   if (x === 0 && y < 0) throw zeroDivision("0.0 cannot be raised to a negative power");
   if (x < 0 && !Number.isInteger(y))
     throw typeError("float() argument must be a string or a real number, not 'complex'");
-  const result = x ** y;
+  const result = floatPower(x, y);
   if (!Number.isFinite(result) && Number.isFinite(x) && Number.isFinite(y))
     throw overflow("(34, 'Numerical result out of range')");
   return new Float(result);
+}
+
+// Beyond this the exact integers grow past a megabit, for results that have long left the range of floats.
+const MAX_EXACT_EXPONENT = 512;
+
+/** `x ** y` to the last bit where y is an integer: JavaScript's own multiplies in doubles there and is off by several. */
+function floatPower(x: number, y: number): number {
+  if (!Number.isInteger(y) || Math.abs(y) > MAX_EXACT_EXPONENT || !Number.isFinite(x) || x === 0) return x ** y;
+  const [mantissa, exponent] = dyadic(x);
+  const [top, bottom] = exponent >= 0 ? [mantissa << BigInt(exponent), 1n] : [mantissa, 1n << BigInt(-exponent)];
+  const n = BigInt(Math.abs(y));
+  try {
+    return y >= 0 ? ratio(top ** n, bottom ** n) : ratio(bottom ** n, top ** n);
+  } catch (error) {
+    if (error instanceof PythonError) return Number.POSITIVE_INFINITY;
+    throw error;
+  }
+}
+
+/** A finite float as mantissa · 2^exponent, in integers. */
+function dyadic(value: number): [bigint, number] {
+  const view = new DataView(new ArrayBuffer(8));
+  view.setFloat64(0, value);
+  const raw = view.getBigUint64(0);
+  const biased = Number((raw >> 52n) & 0x7ffn);
+  const mantissa = (raw & 0xfffffffffffffn) | (biased === 0 ? 0n : 0x10000000000000n);
+  return [raw >> 63n === 1n ? -mantissa : mantissa, Math.max(biased, 1) - 1075];
 }

@@ -128,7 +128,7 @@ export interface Domain {
   toolKind(name: string): ToolKind | null;
   /** In the order of tasks.json. */
   readonly tasks: readonly Task[];
-  /** Split name (`train`, `test`, `base` always among them) → task ids, in the order of tasks.json. */
+  /** Split name (`train` and `test` always among them) → task ids, in the order of tasks.json. */
   readonly splits: Readonly<Record<string, readonly string[]>>;
   /** A fresh environment, before the task's initial state. */
   createEnvironment(): Environment;
