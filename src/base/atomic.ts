@@ -1,5 +1,5 @@
 /** Files that are whole or not there: written beside, fsynced, renamed. A crash leaves the old file or the new one. */
-import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 
 /** Survives a power cut. */
@@ -30,11 +30,9 @@ export function replaceFile(path: string, content: string | Uint8Array): void {
  */
 export function replaceDirectory(staged: string, path: string): void {
   const previous = previousOf(path);
-  rmSync(previous, { recursive: true, force: true });
-  try {
+  if (existsSync(path)) {
+    rmSync(previous, { recursive: true, force: true });
     renameSync(path, previous);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
   }
   renameSync(staged, path);
   syncDirectory(dirname(path));

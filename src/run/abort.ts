@@ -6,7 +6,8 @@ export class AbortedError extends Error {
 }
 
 /** Whatever broke off because of the signal is an interruption, told with what stands; other errors stay what they are. */
-export function asInterruption(error: unknown, { signal, position, directory, last_checkpoint }: Interrupted): unknown {
+export function asInterruption(error: unknown, run: Interrupted): unknown {
+  const { signal, position, directory, reporter, last_checkpoint } = run;
   if (!signal.aborted) return error;
   const { experience, step } = position;
   const remedy =
@@ -14,7 +15,7 @@ export function asInterruption(error: unknown, { signal, position, directory, la
       ? "there is no checkpoint yet (save_interval makes more of them)"
       : `go on from ${last_checkpoint} with --resume_from ${directory.path}`;
   const text = `Interrupted in task ${experience}, step ${step}. The files in ${directory.path} are whole; ${remedy}`;
-  directory.log(`${text}\n`);
+  reporter.line(text);
   return new AbortedError(text, { cause: error });
 }
 
@@ -22,7 +23,8 @@ interface Interrupted {
   readonly signal: AbortSignal;
   readonly last_checkpoint: string | null;
   readonly position: { readonly experience: number; readonly step: number };
-  readonly directory: { readonly path: string; log(text: string): void };
+  readonly directory: { readonly path: string };
+  readonly reporter: { line(text: string): void };
 }
 
 /** The promise's result, or an AbortedError as soon as the signal fires. */

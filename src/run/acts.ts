@@ -10,6 +10,7 @@ import type { MetricsRow, TrainRow, TransferRow } from "../metrics/rows.ts";
 import { matrixRow, scoresRowsOf } from "../metrics/rows.ts";
 import { transferMetrics } from "../metrics/transfer.ts";
 import type { Group } from "../rollout/types.ts";
+import { orAborted } from "./abort.ts";
 import { type Evaluation, evaluateDomains, resampleStream } from "./evaluate.ts";
 import { closingSummary, evaluationTable, experienceHead, stepLine, tiedLine, trainingOn, warning } from "./report.ts";
 import { type Run, stateOf, timed } from "./run.ts";
@@ -64,7 +65,7 @@ export async function recordStep(run: Run, { batches, ...facts }: StepRecord): P
   run.reporter.line(stepLine(row));
   const tied = tiedLine(row);
   if (tied !== null) run.reporter.line(tied);
-  warnWhenNothingVaries(run, row);
+  if (step + 1 === Math.min(VARYING_GROUPS_STEPS, experience.steps)) warnWhenNothingVaries(run, row);
   if (update.outcome === "updated") run.policy_version += 1;
   run.nonfinite_steps = update.outcome === "nonfinite_gradient" ? run.nonfinite_steps + 1 : 0;
   if (update.outcome === "nonfinite_gradient") await reportNonfinite(run, row, batches);
@@ -105,7 +106,9 @@ export async function save(run: Run, name: number | "latest"): Promise<void> {
   const { experience, step } = run.position;
   const state = stateOf(run);
   const content = { policy, memory, config: directory.config, state, metrics: metrics.path };
-  await timed(run, { phase: "checkpoints", task_idx: experience, step }, () => saveCheckpoint(path, content));
+  await timed(run, { phase: "checkpoints", task_idx: experience, step }, () =>
+    orAborted(run.signal, saveCheckpoint(path, content)),
+  );
   run.last_checkpoint = path;
   run.reporter.line(`Saved ${path}`);
 }
@@ -150,8 +153,7 @@ function transferRow({ metrics, config }: Run, { index, domain }: Experience): T
 }
 
 /** Once an experience, from its rows so far, so that a resumed run says the same. */
-function warnWhenNothingVaries({ metrics, reporter }: Run, { task_idx, step, domain }: TrainRow): void {
-  if (step + 1 !== VARYING_GROUPS_STEPS) return;
+function warnWhenNothingVaries({ metrics, reporter }: Run, { task_idx, domain }: TrainRow): void {
   const rows = metrics.rows.filter((row) => row.kind === "train" && row.task_idx === task_idx) as TrainRow[];
   const groups = sum(rows, "rollout/groups");
   const varying = 1 - sum(rows, "rollout/groups_tied") / groups;

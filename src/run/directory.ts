@@ -6,7 +6,7 @@
  *   rollouts/step_*.jsonl.zst · rollouts/eval_*.jsonl.zst
  *   checkpoint_task_{i}/ · checkpoint_latest/ · nonfinite_*.json.zst
  */
-import { appendFileSync, existsSync, mkdirSync, readFileSync } from "node:fs";
+import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { replaceFile, writeFileAtomic } from "../base/atomic.ts";
 import { UserError } from "../base/errors.ts";
@@ -36,6 +36,7 @@ export class RunDirectory {
     this.path = config.log_dir;
     this.config = config;
     mkdirSync(join(this.path, "rollouts"), { recursive: true });
+    for (const name of readdirSync(this.path).filter(isUnfinished)) rmSync(join(this.path, name), { recursive: true });
     writeFileAtomic(join(this.path, "config.json"), pretty(config));
     if (resume !== null) writeFileAtomic(this.file("metrics.jsonl"), readFileSync(resume.metrics_file));
   }
@@ -61,5 +62,8 @@ export class RunDirectory {
     replaceFile(this.file(name), await Bun.zstdCompress(text));
   }
 }
+
+/** A checkpoint that was being written when its process ended. */
+const isUnfinished = (name: string): boolean => name.startsWith(".checkpoint_") && name.endsWith(".tmp");
 
 const pretty = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`;

@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, test } from "bun:test";
-import { cpSync, existsSync, mkdtempSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { RunConfigInput } from "../../src/config/schema.ts";
@@ -107,8 +107,10 @@ test("checkpoints of a way that was left are not the newest any more", async () 
 test("a checkpoint that a crash left under its waiting name is found", async () => {
   const { log_dir } = await interruptedAt(/^Task 0, Step 2/);
   renameSync(join(log_dir, "checkpoint_latest"), join(log_dir, ".checkpoint_latest.previous"));
+  mkdirSync(join(log_dir, ".checkpoint_latest.tmp", "model"), { recursive: true });
   await lampRun(lampConfig(log_dir, { ...FIELDS, resume_from: log_dir }));
   expect(metricsOf(log_dir)).toBe(metricsOf((await uninterrupted).log_dir));
+  expect(readdirSync(log_dir).filter((name) => name.startsWith("."))).toEqual([]);
 });
 
 describe("what cannot be resumed is refused", () => {
