@@ -9,6 +9,7 @@ import { edgeOf } from "./cli/console.ts";
 import type { Assets, Host } from "./cli/host.ts";
 import { dispatch } from "./cli/index.ts";
 import { npmLicences, ownLicences } from "./cli/npm-licenses.ts";
+import { EngineError } from "./core/errors.ts";
 import { setLibraryCache } from "./core/library.ts";
 
 const EXIT_FAILURE = 1;
@@ -71,6 +72,10 @@ function reported(error: unknown): number {
   if (error instanceof UserError) {
     write(2, `error: ${error.message}\n`);
     return EXIT_BAD_INPUT;
+  }
+  if (error instanceof EngineError) {
+    write(2, `error: core (${error.code}): ${error.message}\n`);
+    return EXIT_FAILURE;
   }
   const story = error instanceof Error ? (error.stack ?? error.message) : String(error);
   write(2, `error: ${story}\n`);

@@ -24,8 +24,10 @@ export function resolveConfig({ command, file, flags, env, knownDomains }: Confi
     file !== null && option in fromFile && !(option in flags) ? `${file.where}: ${option}` : `--${option}`;
   const given = { ...fromFile, ...flags };
   for (const [option, value] of Object.entries(given)) checkValue(option, value, whereIs(option));
-  if (given.model_name_or_path === undefined)
-    throw new UserError("--model_name_or_path", "is required: a model directory, a hub id, or builtin:quickstart");
+  if (given.model_name_or_path === undefined) {
+    const where = file === null ? "--model_name_or_path" : `${file.where}: model_name_or_path`;
+    throw new UserError(where, "is required: a model directory, a hub id, or builtin:quickstart");
+  }
 
   const parsed = v.parse(RunConfigSchema, nested(given));
   const config = deepFreeze({
