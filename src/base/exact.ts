@@ -63,7 +63,7 @@ export function isObject(value: unknown): value is ExactObject {
   return typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof Float);
 }
 
-export function isArray(value: ExactValue): value is readonly ExactValue[] {
+export function isArray(value: ExactValue | undefined): value is readonly ExactValue[] {
   return Array.isArray(value);
 }
 
