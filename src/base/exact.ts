@@ -368,8 +368,13 @@ function jsonFloat(value: number): string {
 }
 
 function keysIn(object: ExactObject, options: DumpOptions): readonly string[] {
-  return options.sorted ? [...keysOf(object)].sort(compareCodePoints) : keysOf(object);
+  if (!options.sorted) return keysOf(object);
+  const keys = Object.keys(object);
+  return keys.some((key) => SURROGATES.test(key)) ? keys.sort(compareCodePoints) : keys.sort();
 }
+
+// Without surrogates the native order, by UTF-16 unit, is the order by code point.
+const SURROGATES = /[\ud800-\udfff]/;
 
 const SHORT_ESCAPES: Readonly<Record<string, string>> = {
   "\b": "\\b",

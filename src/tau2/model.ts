@@ -5,7 +5,6 @@
 import {
   type ExactObject,
   type ExactValue,
-  entriesOf,
   Float,
   intOf,
   isArray,
@@ -100,107 +99,118 @@ function shortened(text: string): string {
 
 /** The value as the model stores it: coerced, defaults filled in, fields in declaration order. Throws ModelError. */
 export function parseModel(model: Model, value: ExactValue): ExactObject {
-  const issues: Issue[] = [];
-  const parsed = parseRecord(model, value, [], issues);
-  if (issues.length > 0) throw new ModelError(model.name, issues);
+  const parse = new Parse();
+  const parsed = parse.record(model, value);
+  if (parse.issues.length > 0) throw new ModelError(model.name, parse.issues);
   return parsed as ExactObject;
 }
 
-type Path = readonly (string | number)[];
+/** One walk through a value: where it is, and what it has found wrong. A wrong value stands as null and is never used. */
+class Parse {
+  issues: Issue[] = [];
+  readonly #path: (string | number)[] = [];
 
-function parseRecord(model: Model, value: ExactValue, path: Path, issues: Issue[]): ExactValue {
-  if (!isObject(value)) {
-    issues.push({
-      path,
-      type: "model_type",
-      message: `Input should be a valid dictionary or instance of ${model.name}`,
-      input: value,
-    });
-    return null;
+  record(model: Model, value: ExactValue): ExactValue {
+    if (!isObject(value))
+      return this.#wrong("model_type", `Input should be a valid dictionary or instance of ${model.name}`, value);
+    const parsed: Record<string, ExactValue> = {};
+    for (const key in model.fields) {
+      const field = model.fields[key] as Field;
+      if (Object.hasOwn(value, key))
+        parsed[key] = this.#at(key, () => this.#field(field.type, value[key] as ExactValue));
+      else if (field.default !== undefined) parsed[key] = field.default;
+      else this.#at(key, () => this.#wrong("missing", "Field required", value));
+    }
+    if (model.extra === "forbid") this.#forbidOthers(model, value);
+    return parsed;
   }
-  const parsed: Record<string, ExactValue> = {};
-  for (const [key, field] of Object.entries(model.fields)) {
-    if (Object.hasOwn(value, key))
-      parsed[key] = parseField(field.type, value[key] as ExactValue, [...path, key], issues);
-    else if (field.default !== undefined) parsed[key] = field.default;
-    else issues.push({ path: [...path, key], type: "missing", message: "Field required", input: value });
-  }
-  if (model.extra === "forbid") {
-    for (const key of keysOf(value)) {
-      if (!Object.hasOwn(model.fields, key))
-        issues.push({
-          path: [...path, key],
-          type: "extra_forbidden",
-          message: "Extra inputs are not permitted",
-          input: value[key] as ExactValue,
-        });
+
+  #forbidOthers(model: Model, value: ExactObject): void {
+    for (const key of keysOf(value).filter((name) => !Object.hasOwn(model.fields, name))) {
+      this.#at(key, () => this.#wrong("extra_forbidden", "Extra inputs are not permitted", value[key] as ExactValue));
     }
   }
-  return parsed;
-}
 
-function parseField(type: FieldType, value: ExactValue, path: Path, issues: Issue[]): ExactValue {
-  const wrong = (code: string, message: string): null => {
-    issues.push({ path, type: code, message, input: value });
+  #at<T>(key: string | number, parse: () => T): T {
+    this.#path.push(key);
+    const parsed = parse();
+    this.#path.pop();
+    return parsed;
+  }
+
+  #wrong(type: string, message: string, input: ExactValue): null {
+    this.issues.push({ path: [...this.#path], type, message, input });
     return null;
-  };
-  switch (type.kind) {
-    case "any":
-      return value;
-    case "str":
-      return typeof value === "string" ? value : wrong("string_type", "Input should be a valid string");
-    case "int":
-      return parseInt64(value, wrong);
-    case "float":
-      return parseFloat64(value, wrong);
-    case "bool":
-      return parseBool(value, wrong);
-    case "literal":
-      if (typeof value === "string" && type.values.includes(value)) return value;
-      return wrong("literal_error", `Input should be ${alternatives(type.values)}`);
-    case "optional":
-      return value === null ? null : parseField(type.of, value, path, issues);
-    case "list":
-      if (!isArray(value)) return wrong("list_type", "Input should be a valid list");
-      return value.map((item, i) => parseField(type.of, item, [...path, i], issues));
-    case "dict":
-      if (!isObject(value)) return wrong("dict_type", "Input should be a valid dictionary");
-      return objectOf(
-        entriesOf(value).map(([key, item]) => [
-          parseKey(type.keys, key, path, issues),
-          parseField(type.of, item, [...path, key], issues),
-        ]),
-      );
-    case "union":
-      return parseUnion(type.of, value, path, issues);
-    case "model":
-      return parseRecord(type.model, value, path, issues);
+  }
+
+  #field(type: FieldType, value: ExactValue): ExactValue {
+    const wrong: Wrong = (code, message) => this.#wrong(code, message, value);
+    switch (type.kind) {
+      case "any":
+        return value;
+      case "str":
+        return typeof value === "string" ? value : wrong("string_type", "Input should be a valid string");
+      case "int":
+        return parseInt64(value, wrong);
+      case "float":
+        return parseFloat64(value, wrong);
+      case "bool":
+        return parseBool(value, wrong);
+      case "literal":
+        return isOneOf(type.values, value)
+          ? value
+          : wrong("literal_error", `Input should be ${alternatives(type.values)}`);
+      case "optional":
+        return value === null ? null : this.#field(type.of, value);
+      case "list":
+        if (!isArray(value)) return wrong("list_type", "Input should be a valid list");
+        return value.map((item, i) => this.#at(i, () => this.#field(type.of, item)));
+      case "dict":
+        if (!isObject(value)) return wrong("dict_type", "Input should be a valid dictionary");
+        return objectOf(
+          keysOf(value).map((key) => [key, this.#at(key, () => this.#entry(type, key, value[key] as ExactValue))]),
+        );
+      case "union":
+        return this.#union(type.of, value);
+      case "model":
+        return this.record(type.model, value);
+    }
+  }
+
+  #entry({ keys, of }: Extract<FieldType, { kind: "dict" }>, key: string, value: ExactValue): ExactValue {
+    if (keys !== undefined && !keys.includes(key))
+      this.#at("[key]", () => this.#wrong("literal_error", `Input should be ${alternatives(keys)}`, key));
+    return this.#field(of, value);
+  }
+
+  /** The first member that fits; the members of our unions exclude each other. If none does, all say why. */
+  #union(members: readonly FieldType[], value: ExactValue): ExactValue {
+    const before = this.issues;
+    for (const member of members.filter((candidate) => mayFit(candidate, value))) {
+      this.issues = [];
+      const parsed = this.#field(member, value);
+      const fits = this.issues.length === 0;
+      this.issues = before;
+      if (fits) return parsed;
+    }
+    for (const member of members)
+      this.#at(member.kind === "model" ? member.model.name : member.kind, () => this.#field(member, value));
+    return null;
   }
 }
 
-function parseKey(allowed: readonly string[] | undefined, key: string, path: Path, issues: Issue[]): string {
-  if (allowed !== undefined && !allowed.includes(key))
-    issues.push({
-      path: [...path, key, "[key]"],
-      type: "literal_error",
-      message: `Input should be ${alternatives(allowed)}`,
-      input: key,
-    });
-  return key;
+/** False where a literal field already rules a model out: most members of our unions differ in one. */
+function mayFit(type: FieldType, value: ExactValue): boolean {
+  if (type.kind !== "model" || !isObject(value)) return true;
+  for (const key in type.model.fields) {
+    const field = (type.model.fields[key] as Field).type;
+    if (field.kind === "literal" && !isOneOf(field.values, value[key] as ExactValue)) return false;
+  }
+  return true;
 }
 
-/** The first member that fits; the members of our unions exclude each other by a literal. */
-function parseUnion(members: readonly FieldType[], value: ExactValue, path: Path, issues: Issue[]): ExactValue {
-  const failures: Issue[] = [];
-  for (const member of members) {
-    const own: Issue[] = [];
-    const parsed = parseField(member, value, [...path, member.kind === "model" ? member.model.name : member.kind], own);
-    if (own.length === 0) return parsed;
-    failures.push(...own);
-  }
-  issues.push(...failures);
-  return null;
-}
+const isOneOf = (values: readonly string[], value: ExactValue): boolean =>
+  typeof value === "string" && values.includes(value);
 
 type Wrong = (code: string, message: string) => null;
 
