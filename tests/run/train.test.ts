@@ -136,6 +136,14 @@ test("replay with ratio 0 is sequential, byte for byte", async () => {
   expect(metricsOf(zero.log_dir)).toBe(metricsOf(sequential.log_dir));
 });
 
+test("no two training rollouts share a random stream, also when a domain comes back", async () => {
+  const { policy, rows } = await run({ task_order: ["hall", "attic", "hall"], kl_coef: 0 });
+  const seeds = policy.samples.filter(({ temperature }) => temperature === 0.7).map(({ seed }) => seed);
+  expect(new Set(seeds).size).toBe(seeds.length);
+  const columns = rows.filter((row) => row.kind === "scores").map((row) => Object.keys((row as ScoresRow).scores));
+  expect(columns).toEqual(Array(4).fill(["hall", "attic"]));
+});
+
 test("without KL there is no base model, and the optimizer may live on", async () => {
   const { policy } = await run({ kl_coef: 0, reset_optimizer: false });
   expect(policy.weightOps).toEqual([]);
