@@ -10,6 +10,7 @@ pub use completions::{Completion, Reply};
 pub use request::{Arrays, Kind, Request};
 
 use crate::error::Error;
+use crate::kernels::Kernels;
 use crate::text::Text;
 use completions::Completions;
 use request::TextJob;
@@ -38,9 +39,28 @@ pub enum Failure {
 pub struct EngineOptions {
     /// 0 takes every core. The pool belongs to the process: the first engine sets it.
     pub num_threads: usize,
+    pub kernels: KernelsName,
+    /// Equal prefixes are computed once, while sampling and in gradient steps.
+    pub prefix_sharing: bool,
     pub gradient_checkpointing: bool,
     /// Budget of keys and values, of each model.
     pub kv_cache_bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KernelsName {
+    Fused,
+    Plain,
+}
+
+impl From<KernelsName> for Kernels {
+    fn from(name: KernelsName) -> Self {
+        match name {
+            KernelsName::Fused => Kernels::Fused,
+            KernelsName::Plain => Kernels::Plain,
+        }
+    }
 }
 
 pub struct Engine {

@@ -7,7 +7,7 @@ use super::{EngineOptions, Failure, Message, Texts, no_model};
 use crate::error::{Error, Result};
 use crate::model::{Cache, Dtype, Model, SequenceId};
 use crate::text::Text;
-use crate::train::{self, AdamW, Loss, Trainer};
+use crate::train::{self, AdamW, Loss, Trainer, TrainerOptions};
 use rayon::prelude::*;
 use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -305,8 +305,8 @@ impl Scheduler {
 
     fn load(&mut self, name: String, directory: &Path, dtype: Dtype) -> Result<Reply> {
         let text = Arc::new(Text::load(directory)?);
-        let model = Model::load(directory, dtype)?;
-        let info = model_info(&model, &text, dtype);
+        let model = Model::load(directory, dtype, self.options.kernels.into())?;
+        let info = model_info(&model, &text);
         if name == POLICY {
             self.trainer = None;
         }
@@ -315,7 +315,7 @@ impl Scheduler {
     }
 
     fn put(&mut self, name: String, model: Model, text: Arc<Text>) {
-        let cache = model.new_cache(self.options.kv_cache_bytes);
+        let cache = model.new_cache(self.options.kv_cache_bytes, self.options.prefix_sharing);
         self.make_stale(&name);
         self.lock_texts().insert(name.clone(), text);
         self.models.insert(name, Loaded { model, cache });
@@ -351,15 +351,15 @@ impl Scheduler {
     fn logprobs(&self, model: &str, arrays: &Arrays, temperature: f32) -> Result<Reply> {
         let model = &find(&self.models, model)?.model;
         check_vocabulary(&arrays.tokens_n, model.config.vocab_size)?;
-        let values = train::logprobs(model, &arrays.tokens_n, &arrays.offsets, temperature)?;
-        Ok(Reply { values, ..Reply::default() })
+        let found = train::distributions(model, &arrays.tokens_n, &arrays.offsets, temperature)?;
+        Ok(Reply { values: found.iter().map(|distribution| distribution.logprob).collect(), ..Reply::default() })
     }
 
     fn weight_op(&mut self, op: WeightOp) -> Result<Reply> {
         match op {
             WeightOp::ResetOptimizer => {
                 if let Some(trainer) = &mut self.trainer {
-                    trainer.reset();
+                    trainer.reset()?;
                 }
             }
             WeightOp::Snapshot { name } | WeightOp::Drop { name } if name == POLICY => {
@@ -381,16 +381,17 @@ impl Scheduler {
     }
 
     fn save(&self, directory: &Path) -> Result<Reply> {
-        let io = |error: std::io::Error| Error::File { path: directory.to_path_buf(), problem: error.to_string() };
-        std::fs::create_dir_all(directory).map_err(io)?;
-        find(&self.models, POLICY)?.model.save(directory)?;
+        let policy = &find(&self.models, POLICY)?.model;
+        make_directory(directory)?;
+        policy.save(directory)?;
         self.text(POLICY)?.save(directory)?;
         Ok(Reply::default())
     }
 
     fn save_state(&mut self, file: &Path) -> Result<Reply> {
         let policy = &find(&self.models, POLICY)?.model;
-        trainer_of(&mut self.trainer, policy, &self.options)?.save_state(file)?;
+        file.parent().map_or(Ok(()), make_directory)?;
+        trainer_of(&mut self.trainer, policy, &self.options)?.save_state(policy, file)?;
         Ok(Reply::default())
     }
 
@@ -444,8 +445,17 @@ fn find<'a>(models: &'a BTreeMap<String, Loaded>, name: &str) -> Result<&'a Load
 fn trainer_of<'a>(slot: &'a mut Option<Trainer>, policy: &Model, options: &EngineOptions) -> Result<&'a mut Trainer> {
     match slot {
         Some(trainer) => Ok(trainer),
-        None => Ok(slot.insert(Trainer::new(policy, options.gradient_checkpointing)?)),
+        None => Ok(slot.insert(Trainer::new(policy, trainer_options(options))?)),
     }
+}
+
+fn trainer_options(options: &EngineOptions) -> TrainerOptions {
+    let EngineOptions { gradient_checkpointing, prefix_sharing, .. } = *options;
+    TrainerOptions { gradient_checkpointing, prefix_sharing }
+}
+
+fn make_directory(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(|error| Error::File { path: path.to_path_buf(), problem: error.to_string() })
 }
 
 fn open_sequence(sequences: &mut Slots<Sequence>, job: &SampleJob) -> Result<u64> {
@@ -479,15 +489,15 @@ fn told(json: Json) -> Reply {
 }
 
 /// As `ModelInfo` in src/core/policy.ts.
-fn model_info(model: &Model, text: &Text, dtype: Dtype) -> Json {
+fn model_info(model: &Model, text: &Text) -> Json {
     json!({
         "architecture": model.config.architecture,
-        "parameters": model.parameters(),
+        "parameters": model.parameter_count(),
         "vocab_size": model.config.vocab_size,
         "context_tokens_max": model.config.context_tokens_max,
         "eos_token_ids": model.config.eos_token_ids,
         "has_chat_template": text.has_chat_template(),
-        "dtype": match dtype { Dtype::F32 => "float32", Dtype::F16 => "float16", Dtype::Bf16 => "bfloat16" },
+        "dtype": model.dtype.name(),
         "device": "cpu",
     })
 }

@@ -1,51 +1,65 @@
-//! Qwen2, Qwen3 and Llama decoders: weights, forward pass, key-value cache.
-use crate::error::Result;
-use std::path::Path;
+//! Qwen2, Qwen3 and Llama decoders: weights, the one forward pass, its backward, and the key-value cache.
+mod backward;
+mod cache;
+mod config;
+mod forward;
+mod weights;
 
-/// Weights of one decoder. Cloning is a deep copy (snapshots).
+pub use backward::Gradients;
+pub use cache::{Cache, SequenceId};
+pub use config::ModelConfig;
+pub use forward::Activations;
+pub use weights::{Dtype, Parameter, write_file};
+
+use crate::error::{Error, Result};
+use crate::kernels::Kernels;
+use candle_core::Device;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+use weights::Ids;
+
+/// Weights of one decoder.
 pub struct Model {
     pub config: ModelConfig,
+    pub dtype: Dtype,
+    pub kernels: Kernels,
+    pub parameters: Vec<Parameter>,
+    ids: Ids,
 }
-
-pub struct ModelConfig {
-    /// "qwen2", "qwen3" or "llama".
-    pub architecture: String,
-    pub vocab_size: usize,
-    pub context_tokens_max: usize,
-    pub eos_token_ids: Vec<u32>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dtype { F32, F16, Bf16 }
 
 impl Model {
-    pub fn load(_directory: &Path, _dtype: Dtype) -> Result<Self> { todo!() }
-    /// Writes config.json, generation_config.json and model.safetensors (not the tokenizer: that is `text`'s).
-    pub fn save(&self, _directory: &Path) -> Result<()> { todo!() }
-    pub fn parameters(&self) -> usize { todo!() }
-    pub fn snapshot(&self) -> Result<Model> { todo!() }
-    pub fn new_cache(&self, _memory_bytes_max: usize) -> Cache { todo!() }
+    /// Reads config.json, generation_config.json and the safetensors of a Hugging Face directory.
+    pub fn load(directory: &Path, dtype: Dtype, kernels: Kernels) -> Result<Self> {
+        let config = ModelConfig::read(directory)?;
+        let (parameters, ids) = weights::load(directory, &config, dtype)?;
+        Ok(Self { config, dtype, kernels: weights::kernels_for(kernels, &Device::Cpu), parameters, ids })
+    }
 
-    /// Feeds up to `tokens_max` pending tokens of the cache's sequences (oldest first) through the model. Returns a row of
-    /// `vocab_size` f32 logits for each sequence whose pending tokens are now all computed.
-    pub fn step(&self, _cache: &mut Cache, _tokens_max: usize) -> Result<Vec<(SequenceId, Vec<f32>)>> { todo!() }
+    /// Writes config.json, generation_config.json and model.safetensors (not the tokenizer: that is `text`'s).
+    pub fn save(&self, directory: &Path) -> Result<()> {
+        let mut config = self.config.json.clone();
+        let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        config.insert(key.into(), json!(self.dtype.name()));
+        write_json(&directory.join("config.json"), &config)?;
+        if let Some(generation) = &self.config.generation_json {
+            write_json(&directory.join("generation_config.json"), generation)?;
+        }
+        weights::save(&directory.join("model.safetensors"), &self.parameters, self.dtype)
+    }
+
+    pub fn parameter_count(&self) -> usize {
+        self.parameters.iter().map(|p| p.weight.tensor.elem_count()).sum()
+    }
+
+    /// A frozen copy.
+    pub fn snapshot(&self) -> Result<Model> {
+        let (_, ids) = weights::plan(&self.config);
+        Ok(Model { config: self.config.clone(), dtype: self.dtype, kernels: self.kernels, parameters: weights::copy(&self.parameters)?, ids })
+    }
 }
 
-pub type SequenceId = u32;
-
-/// Keys and values of live sequences; equal prefixes are stored and computed once.
-pub struct Cache {}
-
-impl Cache {
-    /// Opens a sequence whose tokens are all pending, save those that a live or retained one already computed
-    /// (at least the last token always stays pending). `tokens` must not be empty.
-    pub fn open(&mut self, _tokens: &[u32]) -> Result<SequenceId> { todo!() }
-    /// Adds pending tokens.
-    pub fn append(&mut self, _sequence: SequenceId, _tokens: &[u32]) -> Result<()> { todo!() }
-    /// Computed and pending tokens.
-    pub fn len(&self, _sequence: SequenceId) -> Result<usize> { todo!() }
-    pub fn release(&mut self, _sequence: SequenceId) { todo!() }
-    /// After a weight change: every sequence becomes stale and nothing is reused.
-    pub fn clear(&mut self) { todo!() }
-    pub fn bytes(&self) -> usize { todo!() }
+fn write_json(path: &Path, value: &Map<String, Value>) -> Result<()> {
+    let problem = |problem: String| Error::File { path: path.to_path_buf(), problem };
+    let text = serde_json::to_string_pretty(value).map_err(|e| problem(e.to_string()))?;
+    std::fs::write(path, text + "\n").map_err(|e| problem(e.to_string()))
 }

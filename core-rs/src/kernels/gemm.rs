@@ -1,0 +1,431 @@
+//! C (+)= A·B in f32 on the CPU, with one fixed chain of additions per output element.
+//!
+//! c[i][j] is ((c0 + a[i][0]·b[0][j]) + a[i][1]·b[1][j]) + …, fused multiply-adds in the order of k, whatever m, n, the
+//! blocking, the number of threads or the instruction set. So a row's result depends neither on how many other rows are
+//! computed with it nor on sharing (DESIGN.md, determinism); the gemm crate takes other paths for small m and n.
+//! The scheme is BLIS's: panels of B (KC × NR) in L1, blocks of A (MC × KC) in L2.
+use super::simd::{Isa, isa};
+use rayon::prelude::*;
+use std::cell::RefCell;
+
+const KC: usize = 256;
+const MC: usize = 96;
+const NC: usize = 2048;
+/// Below this many multiply-adds a second thread costs more than it brings.
+const PARALLEL_MULTIPLY_ADDS: usize = 1 << 18;
+
+/// A matrix in memory: element (i, j) lies at `data[i * row + j * column]`.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    pub data: &'a [f32],
+    pub row: usize,
+    pub column: usize,
+}
+
+impl<'a> View<'a> {
+    pub fn rows(data: &'a [f32], width: usize) -> Self {
+        Self { data, row: width, column: 1 }
+    }
+    pub fn transposed(self) -> Self {
+        Self { data: self.data, row: self.column, column: self.row }
+    }
+    fn reaches(&self, rows: usize, columns: usize) -> bool {
+        rows == 0 || columns == 0 || (rows - 1) * self.row + (columns - 1) * self.column < self.data.len()
+    }
+}
+
+/// B laid out in panels of the processor's width, made once and used for many products.
+pub struct Packed {
+    k: usize,
+    n: usize,
+    data: Vec<f32>,
+}
+
+impl Packed {
+    pub fn new(b: View, k: usize, n: usize) -> Self {
+        assert!(b.reaches(k, n), "packing reads past the matrix");
+        let width = panel_width();
+        let mut data = vec![0f32; n.div_ceil(width) * width * k];
+        data.par_chunks_mut(width * k.max(1)).enumerate().for_each(|(panel, out)| pack_b(b, 0, k, panel * width, n, width, out));
+        Self { k, n, data }
+    }
+    pub fn bytes(&self) -> usize {
+        self.data.len() * 4
+    }
+}
+
+#[derive(Clone, Copy)]
+pub enum Right<'a> {
+    View(View<'a>),
+    Packed(&'a Packed),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    One,
+    All,
+}
+
+/// Output of a product, `rows × columns` at `data[i * row + j]`.
+pub struct Out<'a> {
+    pub data: &'a mut [f32],
+    pub row: usize,
+    pub accumulate: bool,
+}
+
+pub fn gemm(m: usize, n: usize, k: usize, a: View, b: Right, out: Out, threads: Threads) {
+    assert!(m == 0 || n == 0 || (m - 1) * out.row + n <= out.data.len(), "product writes past its output");
+    // SAFETY: the assertion above bounds every write; the slice is borrowed exclusively.
+    unsafe { gemm_at(m, n, k, a, b, OutAt { data: out.data.as_mut_ptr(), row: out.row, accumulate: out.accumulate }, threads) }
+}
+
+/// As `Out`, for callers that write disjoint columns of one buffer from several threads.
+#[derive(Clone, Copy)]
+pub struct OutAt {
+    pub data: *mut f32,
+    pub row: usize,
+    pub accumulate: bool,
+}
+// SAFETY: the pointer is only followed inside `gemm_at`, whose contract makes the target exclusive.
+unsafe impl Send for OutAt {}
+// SAFETY: as above; tiles written by different threads never overlap.
+unsafe impl Sync for OutAt {}
+
+/// # Safety
+/// `out.data` must be valid for writes (and reads when accumulating) at `i * row + j` for i < m, j < n, and nobody else
+/// may touch these elements during the call.
+pub unsafe fn gemm_at(m: usize, n: usize, k: usize, a: View, b: Right, out: OutAt, threads: Threads) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(a.reaches(m, k), "product reads past A");
+    match b {
+        Right::View(view) => assert!(view.reaches(k, n), "product reads past B"),
+        Right::Packed(packed) => assert!(packed.k == k && packed.n == n, "packed B is {}x{}, not {k}x{n}", packed.k, packed.n),
+    }
+    if k == 0 {
+        if !out.accumulate {
+            for i in 0..m {
+                // SAFETY: within the caller's m × n.
+                unsafe { std::slice::from_raw_parts_mut(out.data.add(i * out.row), n).fill(0.0) };
+            }
+        }
+        return;
+    }
+    let parallel = threads == Threads::All && m * n * k >= PARALLEL_MULTIPLY_ADDS && rayon::current_num_threads() > 1;
+    let width = panel_width();
+    for jc in (0..n).step_by(NC) {
+        let nc = NC.min(n - jc);
+        for pc in (0..k).step_by(KC) {
+            let kc = KC.min(k - pc);
+            let block = Block { m, nc, kc, pc, width, out: OutAt { data: unsafe { out.data.add(jc) }, accumulate: out.accumulate || pc > 0, ..out } };
+            match b {
+                Right::Packed(packed) => {
+                    // panel p of the whole matrix holds k rows; this block uses rows pc..pc + kc of it
+                    let panels = &packed.data[jc / width * width * packed.k..];
+                    block.run(a, panels, width * packed.k, pc * width, parallel);
+                }
+                Right::View(view) => PACKED_B.with_borrow_mut(|buffer| {
+                    let panels = nc.div_ceil(width);
+                    if buffer.len() < panels * width * kc {
+                        buffer.resize(panels * width * kc, 0.0);
+                    }
+                    let used = &mut buffer[..panels * width * kc];
+                    let pack = |(panel, target): (usize, &mut [f32])| pack_b(view, pc, kc, jc + panel * width, n.min(jc + nc), width, target);
+                    if parallel {
+                        used.par_chunks_mut(width * kc).enumerate().for_each(pack);
+                    } else {
+                        used.chunks_mut(width * kc).enumerate().for_each(pack);
+                    }
+                    block.run(a, used, width * kc, 0, parallel);
+                }),
+            }
+        }
+    }
+}
+
+thread_local! {
+    static PACKED_A: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static PACKED_B: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// One KC-deep slice of a product: m rows of A against nc columns of packed B.
+struct Block {
+    m: usize,
+    nc: usize,
+    kc: usize,
+    pc: usize,
+    width: usize,
+    out: OutAt,
+}
+
+impl Block {
+    fn run(&self, a: View, b: &[f32], panel_stride: usize, panel_offset: usize, parallel: bool) {
+        let row_blocks = self.m.div_ceil(MC);
+        let panels = self.nc.div_ceil(self.width);
+        if !parallel {
+            for row_block in 0..row_blocks {
+                self.tile(a, b, panel_stride, panel_offset, row_block, 0..panels);
+            }
+            return;
+        }
+        let wanted = 4 * rayon::current_num_threads();
+        let column_chunks = wanted.div_ceil(row_blocks).clamp(1, panels);
+        (0..row_blocks * column_chunks).into_par_iter().for_each(|task| {
+            let (row_block, chunk) = (task / column_chunks, task % column_chunks);
+            self.tile(a, b, panel_stride, panel_offset, row_block, chunk * panels / column_chunks..(chunk + 1) * panels / column_chunks);
+        });
+    }
+
+    fn tile(&self, a: View, b: &[f32], panel_stride: usize, panel_offset: usize, row_block: usize, panels: std::ops::Range<usize>) {
+        let first = row_block * MC;
+        let rows = MC.min(self.m - first);
+        let height = panel_height();
+        PACKED_A.with_borrow_mut(|buffer| {
+            if buffer.len() < MC * KC {
+                buffer.resize(MC * KC, 0.0);
+            }
+            pack_a(a, first, rows, self.pc, self.kc, height, buffer);
+            for panel in panels {
+                let columns = self.width.min(self.nc - panel * self.width);
+                let b_panel = &b[panel * panel_stride + panel_offset..][..self.kc * self.width];
+                for i in (0..rows).step_by(height) {
+                    let m = height.min(rows - i);
+                    let a_panel = &buffer[i * self.kc..][..m * self.kc];
+                    // SAFETY: rows first + i .. + m and these columns lie inside the caller's m × n.
+                    unsafe {
+                        let c = self.out.data.add((first + i) * self.out.row + panel * self.width);
+                        micro_kernel(m, columns, self.kc, a_panel, b_panel, OutAt { data: c, ..self.out });
+                    }
+                }
+            }
+        });
+    }
+}
+
+fn panel_width() -> usize {
+    if isa() == Isa::Avx512 { 32 } else { 16 }
+}
+
+fn panel_height() -> usize {
+    if isa() == Isa::Avx512 { 12 } else { 6 }
+}
+
+/// Rows `first..first + rows` of A in panels of `height`, each column of a panel contiguous; the last panel is narrower.
+fn pack_a(a: View, first: usize, rows: usize, pc: usize, kc: usize, height: usize, out: &mut [f32]) {
+    for i in (0..rows).step_by(height) {
+        let m = height.min(rows - i);
+        let panel = &mut out[i * kc..][..m * kc];
+        for r in 0..m {
+            let start = (first + i + r) * a.row + pc * a.column;
+            if a.column == 1 {
+                for (p, value) in a.data[start..start + kc].iter().enumerate() {
+                    panel[p * m + r] = *value;
+                }
+            } else {
+                for p in 0..kc {
+                    panel[p * m + r] = a.data[start + p * a.column];
+                }
+            }
+        }
+    }
+}
+
+/// Columns `first..first + width` (zero beyond `n`) of rows `pc..pc + kc` of B, one panel.
+fn pack_b(b: View, pc: usize, kc: usize, first: usize, n: usize, width: usize, out: &mut [f32]) {
+    let columns = width.min(n - first);
+    if columns < width {
+        out.fill(0.0);
+    }
+    if b.column == 1 {
+        for p in 0..kc {
+            let start = (pc + p) * b.row + first;
+            out[p * width..p * width + columns].copy_from_slice(&b.data[start..start + columns]);
+        }
+    } else if b.row == 1 {
+        for j in 0..columns {
+            let start = (first + j) * b.column + pc;
+            for (p, value) in b.data[start..start + kc].iter().enumerate() {
+                out[p * width + j] = *value;
+            }
+        }
+    } else {
+        for p in 0..kc {
+            for j in 0..columns {
+                out[p * width + j] = b.data[(pc + p) * b.row + (first + j) * b.column];
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `out` must be writable for m × columns, m ≤ panel_height(), columns ≤ panel_width().
+unsafe fn micro_kernel(m: usize, columns: usize, kc: usize, a: &[f32], b: &[f32], out: OutAt) {
+    let width = panel_width();
+    debug_assert!(a.len() >= m * kc && b.len() >= width * kc);
+    if columns == width {
+        // SAFETY: the caller's contract.
+        return unsafe { full_kernel(m, kc, a, b, out) };
+    }
+    let mut tile = [0f32; 12 * 32];
+    if out.accumulate {
+        for i in 0..m {
+            for j in 0..columns {
+                // SAFETY: i < m, j < columns.
+                tile[i * width + j] = unsafe { *out.data.add(i * out.row + j) };
+            }
+        }
+    }
+    // SAFETY: the tile holds 12 × 32 floats.
+    unsafe { full_kernel(m, kc, a, b, OutAt { data: tile.as_mut_ptr(), row: width, accumulate: out.accumulate }) };
+    for i in 0..m {
+        for j in 0..columns {
+            // SAFETY: i < m, j < columns.
+            unsafe { *out.data.add(i * out.row + j) = tile[i * width + j] };
+        }
+    }
+}
+
+/// # Safety
+/// As `micro_kernel`, with all `panel_width()` columns writable.
+unsafe fn full_kernel(m: usize, kc: usize, a: &[f32], b: &[f32], out: OutAt) {
+    macro_rules! pick {
+        ($kernel:ident, $($rows:literal)*) => {
+            match m { $($rows => unsafe { $kernel::<$rows>(kc, a.as_ptr(), b.as_ptr(), out) },)* _ => unreachable!("{m} rows in a panel") }
+        };
+    }
+    match isa() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => pick!(kernel_avx512, 1 2 3 4 5 6 7 8 9 10 11 12),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => pick!(kernel_avx2, 1 2 3 4 5 6),
+        _ => unsafe { kernel_scalar(m, kc, a, b, out) },
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn kernel_avx512<const M: usize>(kc: usize, a: *const f32, b: *const f32, out: OutAt) {
+    use std::arch::x86_64::*;
+    // SAFETY: a holds M·kc, b 32·kc floats, out M rows of 32.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); 2]; M];
+        if out.accumulate {
+            for (i, row) in sums.iter_mut().enumerate() {
+                row[0] = _mm512_loadu_ps(out.data.add(i * out.row));
+                row[1] = _mm512_loadu_ps(out.data.add(i * out.row + 16));
+            }
+        }
+        for p in 0..kc {
+            let left = _mm512_loadu_ps(b.add(p * 32));
+            let right = _mm512_loadu_ps(b.add(p * 32 + 16));
+            for (i, row) in sums.iter_mut().enumerate() {
+                let x = _mm512_set1_ps(*a.add(p * M + i));
+                row[0] = _mm512_fmadd_ps(x, left, row[0]);
+                row[1] = _mm512_fmadd_ps(x, right, row[1]);
+            }
+        }
+        for (i, row) in sums.iter().enumerate() {
+            _mm512_storeu_ps(out.data.add(i * out.row), row[0]);
+            _mm512_storeu_ps(out.data.add(i * out.row + 16), row[1]);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn kernel_avx2<const M: usize>(kc: usize, a: *const f32, b: *const f32, out: OutAt) {
+    use std::arch::x86_64::*;
+    // SAFETY: a holds M·kc, b 16·kc floats, out M rows of 16.
+    unsafe {
+        let mut sums = [[_mm256_setzero_ps(); 2]; M];
+        if out.accumulate {
+            for (i, row) in sums.iter_mut().enumerate() {
+                row[0] = _mm256_loadu_ps(out.data.add(i * out.row));
+                row[1] = _mm256_loadu_ps(out.data.add(i * out.row + 8));
+            }
+        }
+        for p in 0..kc {
+            let left = _mm256_loadu_ps(b.add(p * 16));
+            let right = _mm256_loadu_ps(b.add(p * 16 + 8));
+            for (i, row) in sums.iter_mut().enumerate() {
+                let x = _mm256_set1_ps(*a.add(p * M + i));
+                row[0] = _mm256_fmadd_ps(x, left, row[0]);
+                row[1] = _mm256_fmadd_ps(x, right, row[1]);
+            }
+        }
+        for (i, row) in sums.iter().enumerate() {
+            _mm256_storeu_ps(out.data.add(i * out.row), row[0]);
+            _mm256_storeu_ps(out.data.add(i * out.row + 8), row[1]);
+        }
+    }
+}
+
+/// # Safety
+/// As `full_kernel`.
+unsafe fn kernel_scalar(m: usize, kc: usize, a: &[f32], b: &[f32], out: OutAt) {
+    let width = panel_width();
+    for i in 0..m {
+        // SAFETY: row i of the output.
+        let row = unsafe { std::slice::from_raw_parts_mut(out.data.add(i * out.row), width) };
+        if !out.accumulate {
+            row.fill(0.0);
+        }
+        for p in 0..kc {
+            for (j, sum) in row.iter_mut().enumerate() {
+                *sum = a[p * m + i].mul_add(b[p * width + j], *sum);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        (0..count)
+            .map(|_| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+            })
+            .collect()
+    }
+
+    /// The chain that every element must follow.
+    fn chain(a: &[f32], b: &[f32], c0: f32) -> f32 {
+        a.iter().zip(b).fold(c0, |sum, (x, y)| x.mul_add(*y, sum))
+    }
+
+    #[test]
+    fn every_shape_and_layout_gives_the_same_chain_of_fused_additions() {
+        for (m, n, k) in [(1, 1, 1), (1, 33, 300), (7, 16, 5), (12, 32, 257), (13, 47, 64), (100, 70, 513), (97, 2100, 3), (5, 0, 4), (4, 5, 0)] {
+            let (a, b, c0) = (numbers(m * k, 1), numbers(k * n, 2), numbers(m * n, 3));
+            let transpose = |x: &[f32], rows: usize, columns: usize| -> Vec<f32> {
+                (0..columns * rows).map(|i| x[i % rows * columns + i / rows]).collect()
+            };
+            let (a_t, b_t) = (transpose(&a, m, k), transpose(&b, k, n));
+            let packed = Packed::new(View::rows(&b, n), k, n);
+            for accumulate in [false, true] {
+                let lefts = [View::rows(&a, k), View::rows(&a_t, m).transposed()];
+                let rights = [Right::View(View::rows(&b, n)), Right::View(View::rows(&b_t, k).transposed()), Right::Packed(&packed)];
+                for left in lefts {
+                    for right in rights {
+                        for threads in [Threads::One, Threads::All] {
+                            let mut c = c0.clone();
+                            gemm(m, n, k, left, right, Out { data: &mut c, row: n, accumulate }, threads);
+                            for i in 0..m {
+                                for j in 0..n {
+                                    let start = if accumulate { c0[i * n + j] } else { 0.0 };
+                                    let expected = chain(&a[i * k..(i + 1) * k], &b_t[j * k..(j + 1) * k], start);
+                                    assert_eq!(c[i * n + j].to_bits(), expected.to_bits(), "{m}x{n}x{k} at {i},{j}");
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Matrix products: the one door to `gemm` on the CPU and to candle's product elsewhere.
+use super::gemm::{Out, Packed, Right, Threads, View, gemm};
+use super::slices::{read, uninitialised, write};
+use super::Kernels;
+use crate::error::Result;
+use candle_core::{D, Tensor};
+use std::sync::OnceLock;
+
+/// A weight `[out, in]` with its packed form, which is made at first use and lives until the weight changes.
+pub struct Weight {
+    pub tensor: Tensor,
+    packed: OnceLock<Packed>,
+}
+
+impl Weight {
+    pub fn new(tensor: Tensor) -> Self {
+        Self { tensor, packed: OnceLock::new() }
+    }
+    /// To be called after every change of the tensor's values.
+    pub fn changed(&mut self) {
+        self.packed = OnceLock::new();
+    }
+    fn packed(&self) -> Result<&Packed> {
+        if let Some(packed) = self.packed.get() {
+            return Ok(packed);
+        }
+        let (rows, columns) = self.tensor.dims2()?;
+        let values = read(&self.tensor)?;
+        Ok(self.packed.get_or_init(|| Packed::new(View::rows(&values, columns).transposed(), columns, rows)))
+    }
+}
+
+/// An operand of `product_into`, as it is or transposed.
+#[derive(Clone, Copy)]
+pub enum Operand<'a> {
+    Plain(&'a Tensor),
+    Transposed(&'a Tensor),
+}
+
+impl Operand<'_> {
+    fn tensor(&self) -> &Tensor {
+        match self {
+            Operand::Plain(tensor) | Operand::Transposed(tensor) => tensor,
+        }
+    }
+    fn dims(&self) -> Result<(usize, usize)> {
+        let (rows, columns) = self.tensor().dims2()?;
+        Ok(match self {
+            Operand::Plain(_) => (rows, columns),
+            Operand::Transposed(_) => (columns, rows),
+        })
+    }
+    fn view<'b>(&self, values: &'b [f32]) -> Result<View<'b>> {
+        let view = View::rows(values, self.tensor().dim(D::Minus1)?);
+        Ok(match self {
+            Operand::Plain(_) => view,
+            Operand::Transposed(_) => view.transposed(),
+        })
+    }
+    fn candle(&self) -> Result<Tensor> {
+        Ok(match self {
+            Operand::Plain(tensor) => (*tensor).clone(),
+            Operand::Transposed(tensor) => tensor.t()?.contiguous()?,
+        })
+    }
+}
+
+/// out ← A·B, or out ← out + A·B. In place where the kernel allows; never makes a zeroed output first.
+pub fn product_into(kernels: Kernels, out: &mut Tensor, a: Operand, b: Operand, accumulate: bool) -> Result<()> {
+    if kernels == Kernels::Plain {
+        let product = a.candle()?.matmul(&b.candle()?)?;
+        *out = if accumulate { (&*out + product)? } else { product };
+        return Ok(());
+    }
+    let ((m, k), (_, n)) = (a.dims()?, b.dims()?);
+    let (left, right) = (read(a.tensor())?, read(b.tensor())?);
+    let (left, right) = (a.view(&left)?, Right::View(b.view(&right)?));
+    write(out, |data| gemm(m, n, k, left, right, Out { data, row: n, accumulate }, Threads::All))
+}
+
+/// y = x·Wᵀ + b for x `[N, in]`, W `[out, in]`.
+pub fn linear(kernels: Kernels, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (rows, inner) = x.dims2()?;
+    let outer = weight.tensor.dim(0)?;
+    if kernels == Kernels::Plain {
+        let y = x.matmul(&weight.tensor.t()?.contiguous()?)?;
+        return Ok(match bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        });
+    }
+    let y = uninitialised((rows, outer))?;
+    let (left, packed) = (read(x)?, weight.packed()?);
+    let bias = bias.map(read).transpose()?;
+    write(&y, |data| {
+        if let Some(bias) = &bias {
+            data.chunks_exact_mut(outer).for_each(|row| row.copy_from_slice(bias));
+        }
+        let out = Out { data, row: outer, accumulate: bias.is_some() };
+        gemm(rows, outer, inner, View::rows(&left, inner), Right::Packed(packed), out, Threads::All);
+    })?;
+    Ok(y)
+}
+
+/// dW += dyᵀ·x; the gradient of x is `product_into(dx, dy, W)`.
+pub fn linear_weight_gradient(kernels: Kernels, dy: &Tensor, x: &Tensor, d_weight: &mut Tensor) -> Result<()> {
+    product_into(kernels, d_weight, Operand::Transposed(dy), Operand::Plain(x), true)
+}
