@@ -23,7 +23,7 @@ import type {
 export { EngineError } from "./errors.ts";
 
 export interface EngineOptions {
-  /** Path of the core's library; null or absent: the embedded one, else the one built from this clone. */
+  /** Path of the core's library; absent: the one that cargo built from this clone. */
   readonly library?: string | null;
   readonly model_directory: string;
   readonly dtype: "bfloat16" | "float16" | "float32";
@@ -46,9 +46,11 @@ export async function openEngine({
   dtype,
   ...options
 }: EngineOptions): Promise<Policy> {
-  const { num_threads, gradient_checkpointing, kv_cache_bytes = KV_CACHE_BYTES } = options;
+  const { num_threads, kernels, prefix_sharing, gradient_checkpointing, kv_cache_bytes = KV_CACHE_BYTES } = options;
   const connection = await Connection.open(openLibrary(library), {
     num_threads,
+    kernels,
+    prefix_sharing,
     gradient_checkpointing,
     kv_cache_bytes,
   });

@@ -15,22 +15,19 @@ const FILE_NAME = "libgrpo_core.so";
 const EMBEDDED_ROOT = "/$bunfs/";
 
 const opened = new Map<string, Library>();
-let embedded: string | null = null;
 let cacheDirectory = join(homedir(), ".cache", "grpo-cl");
 
-/** Called once by the binary's entry point with what `import … with { type: "file" }` gave. */
-export function setEmbeddedLibrary(path: string): void {
-  embedded = path;
-}
-
-/** Called once by main.ts: where the embedded library is unpacked when Bun's own place is mounted noexec. */
+/** Called once by main.ts: where an embedded library is unpacked when Bun's own place is mounted noexec. */
 export function setLibraryCache(directory: string): void {
   cacheDirectory = directory;
 }
 
-/** Opens the library at `path`, else the embedded one, else the one that cargo built from this clone. */
+/**
+ * Opens the library at `path`, also one inside the binary (`import … with { type: "file" }`); null: the one that cargo
+ * built from this clone.
+ */
 export function openLibrary(path: string | null): Library {
-  const file = path ?? embedded ?? builtLibrary();
+  const file = path ?? builtLibrary();
   const library = opened.get(file) ?? checkedVersion(file, loaded(file));
   opened.set(file, library);
   return library;
