@@ -15,6 +15,8 @@ export interface CheckpointContent {
   readonly state: RunState;
   /** metrics.jsonl so far: the checkpoint carries it, so it can be moved, and what came after it is cut off on resume. */
   readonly metrics: string;
+  /** Stops between files; the old checkpoint then stands. */
+  readonly signal: AbortSignal;
 }
 
 /** `path`: where it comes to lie; one that is there is replaced. */
@@ -22,15 +24,18 @@ export async function saveCheckpoint(path: string, content: CheckpointContent): 
   const staged = besideOf(path);
   rmSync(staged, { recursive: true, force: true });
   mkdirSync(join(staged, dirname(FILES.run)), { recursive: true });
-  const { policy, memory, config, state, metrics } = content;
+  const { policy, memory, config, state, metrics, signal } = content;
   await policy.save(join(staged, FILES.model));
+  signal.throwIfAborted();
   await policy.saveState(join(staged, FILES.optimizer));
+  signal.throwIfAborted();
   memory.save(join(staged, FILES.memory));
   writeFileAtomic(join(staged, FILES.config), pretty(config));
   writeFileAtomic(join(staged, FILES.run), pretty(state));
   copyFileSync(metrics, join(staged, FILES.metrics));
   for (const file of filesBelow(staged)) syncFile(join(staged, file));
   writeFileAtomic(join(staged, FILES.manifest), pretty(await manifestOf(staged)));
+  signal.throwIfAborted();
   syncDirectory(staged);
   replaceDirectory(staged, path);
 }

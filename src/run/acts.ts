@@ -100,14 +100,14 @@ export async function evaluateCurrent(run: Run, experience: Experience, step: nu
 }
 
 export async function save(run: Run, name: number | "latest"): Promise<void> {
-  const { policy, memory, metrics, directory } = run;
+  const { policy, memory, metrics, directory, signal } = run;
   metrics.flush();
   const path = directory.checkpoint(name);
   const { experience, step } = run.position;
   const state = stateOf(run);
-  const content = { policy, memory, config: directory.config, state, metrics: metrics.path };
+  const content = { policy, memory, config: directory.config, state, metrics: metrics.path, signal };
   await timed(run, { phase: "checkpoints", task_idx: experience, step }, () =>
-    orAborted(run.signal, saveCheckpoint(path, content)),
+    orAborted(signal, saveCheckpoint(path, content)),
   );
   run.last_checkpoint = path;
   run.reporter.line(`Saved ${path}`);

@@ -2,7 +2,7 @@
  * The loop: GRPO on one domain of `task_order` after the other, evaluated on all of them before training and after each
  * one. A step is one optimizer update on batch × accumulation tasks. Everything called here returns a value.
  */
-import type { ExperienceContext, StepContext } from "../cl/method.ts";
+import type { StepContext } from "../cl/method.ts";
 import type { RunConfig } from "../config/schema.ts";
 import type { Experience } from "../curriculum/experience.ts";
 import { packBatches } from "../grpo/batch.ts";
@@ -41,7 +41,7 @@ async function trainSequence(run: Run): Promise<void> {
       if (isDue(config.eval_interval, step, experience)) await evaluateCurrent(run, experience, step);
       if (isDue(config.save_interval, step, experience)) await save(run, "latest");
     }
-    await carryOut(run, method.afterExperience({ experience, memory } satisfies ExperienceContext));
+    await carryOut(run, method.afterExperience({ experience, memory }));
     await evaluateAll(run, experience);
     run.position = { experience: experience.index + 1, step: 0 };
     await save(run, experience.index);

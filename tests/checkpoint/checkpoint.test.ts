@@ -33,11 +33,19 @@ const state: RunState = {
 const trajectory = { ...rolloutOf(), task_idx: 0, step: 0, replayed: false };
 const path = join(root, "checkpoint_task_0");
 const metrics = join(root, "metrics.jsonl");
+const { signal } = new AbortController();
 
 beforeEach(async () => {
   writeFileSync(metrics, '{"kind":"train"}\n');
   const memory = new TrajectoryBuffer({ capacity: 5, trajectories: [trajectory] });
-  await saveCheckpoint(path, { policy: fakePolicy(() => ""), memory, config: lampConfig(root), state, metrics });
+  await saveCheckpoint(path, {
+    policy: fakePolicy(() => ""),
+    memory,
+    config: lampConfig(root),
+    state,
+    metrics,
+    signal,
+  });
 });
 
 test("what was saved is what is loaded", async () => {
@@ -105,18 +113,27 @@ test("a save that fails leaves the old checkpoint", async () => {
   const policy = fakePolicy(() => "");
   policy.saveState = () => Promise.reject(new Error("disk full"));
   const memory = new TrajectoryBuffer({ capacity: 5 });
-  const saved = saveCheckpoint(path, { policy, memory, config: lampConfig(root), state, metrics });
+  const saved = saveCheckpoint(path, { policy, memory, config: lampConfig(root), state, metrics, signal });
   await expect(saved).rejects.toThrow("disk full");
   await saved.catch(() => {});
   expect(readFileSync(join(path, "manifest.json"), "utf8")).toBe(before);
   await openCheckpoint(path);
 });
 
+test("an interrupted save leaves the old checkpoint", async () => {
+  const controller = new AbortController();
+  const policy = fakePolicy(() => "");
+  policy.saveState = async () => controller.abort(new Error("Ctrl-C"));
+  const content = { policy, memory: new TrajectoryBuffer({ capacity: 5 }), config: lampConfig(root), state, metrics };
+  await expect(saveCheckpoint(path, { ...content, signal: controller.signal })).rejects.toThrow("Ctrl-C");
+  expect((await openCheckpoint(path)).memory(5).size).toBe(1);
+});
+
 test("a run directory gives its newest checkpoint", async () => {
   const later = { ...state, position: { experience: 1, step: 2 } };
   const memory = new TrajectoryBuffer({ capacity: 5 });
   appendFileSync(metrics, '{"kind":"eval"}\n');
-  const content = { policy: fakePolicy(() => ""), memory, config: lampConfig(root), state: later, metrics };
+  const content = { policy: fakePolicy(() => ""), memory, config: lampConfig(root), state: later, metrics, signal };
   await saveCheckpoint(join(root, "checkpoint_latest"), content);
   expect((await openCheckpoint(root)).path).toBe(join(root, "checkpoint_latest"));
   rmSync(join(root, "checkpoint_latest"), { recursive: true });
