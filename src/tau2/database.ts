@@ -94,7 +94,8 @@ function layOutTable(
   const spans = keys.map((key, i) => {
     if (i > 0) write(", ");
     const start = position();
-    write(entryText(key, entities.get(key) as ExactObject));
+    // Not by `canonicalText`: the image's text is kept in bytes, and once is enough.
+    write(`${dumps(key)}: ${dumps(entities.get(key) as ExactObject, { sorted: true })}`);
     return { start, end: position() };
   });
   write("}");

@@ -23,8 +23,8 @@ import {
   fixtures,
   hasFixtures,
   messageOf,
-  supported,
   taskOf,
+  testRecords,
   WITHOUT_FIXTURES,
 } from "./fixtures.ts";
 
@@ -146,19 +146,17 @@ function raised(run: () => unknown): string {
 }
 
 describe.skipIf(!hasFixtures)(`conversations ${hasFixtures ? "" : WITHOUT_FIXTURES}`, () => {
-  for (const kind of ["orchestrator", "limits"]) {
-    const { records, note } = supported(fixtures(kind).filter((record) => record.solo_mode !== true));
-    test(`${kind}: ${note}`, async () => {
-      expect(records.length).toBeGreaterThan(0);
-      for (const record of records) await within(record, () => checkConversation(record));
-    });
-  }
-
-  const { records, note } = supported(fixtures("evaluator"));
-  test(`evaluator: ${note}`, async () => {
-    expect(records.length).toBeGreaterThan(0);
-    for (const record of records) await within(record, async () => checkEvaluation(record));
-  });
+  testRecords(
+    "orchestrator",
+    fixtures("orchestrator").filter((record) => record.solo_mode !== true),
+    checkConversation,
+  );
+  testRecords(
+    "limits",
+    fixtures("limits").filter((record) => record.solo_mode !== true),
+    checkConversation,
+  );
+  testRecords("evaluator", fixtures("evaluator"), checkEvaluation);
 
   test("compare_with_tool_call", () => {
     const cases = fixtures("functions").filter(({ fn }) => fn === "compare_with_tool_call");
@@ -174,11 +172,3 @@ describe.skipIf(!hasFixtures)(`conversations ${hasFixtures ? "" : WITHOUT_FIXTUR
     }
   });
 });
-
-async function within(record: FixtureRecord, check: () => Promise<void>): Promise<void> {
-  try {
-    await check();
-  } catch (error) {
-    throw new Error(record.id, { cause: error });
-  }
-}

@@ -12,7 +12,7 @@ import { scenarioText, taskText } from "../../src/tau2/task.ts";
 import { toolsDescription } from "../../src/tau2/tool.ts";
 import type { ToolSchema } from "../../src/tau2/types.ts";
 import { userToolsOf } from "../../src/tau2/user.ts";
-import { dataDirectory, domainOf, fixtures, hasFixtures, supported, taskOf, WITHOUT_FIXTURES } from "./fixtures.ts";
+import { dataDirectory, domainOf, fixtures, hasFixtures, taskOf, testRecords, WITHOUT_FIXTURES } from "./fixtures.ts";
 
 /** Texts compare whole: order of keys is part of what a chat template prints. */
 const text = (value: unknown): string => dumps(value as ExactValue);
@@ -21,56 +21,42 @@ const byKind = (tools: readonly ToolSchema[] | null, of: (name: string) => unkno
   tools === null ? null : Object.fromEntries(tools.map(({ function: { name } }) => [name, of(name)]));
 
 describe.skipIf(!hasFixtures)(`domains ${hasFixtures ? "" : WITHOUT_FIXTURES}`, () => {
-  const schemas = supported(fixtures("schemas").filter((record) => record.solo_mode !== true));
-  test(`schemas: ${schemas.note}; solo mode: later issue`, () => {
-    expect(schemas.records.length).toBeGreaterThan(0);
-    for (const record of schemas.records) {
-      const domain = domainOf(record.domain);
-      expect(domain.policy).toBe(record.policy as string);
-      expect(domain.systemPrompt).toBe(record.agent_system_prompt as string);
-      expect(text(domain.tools)).toBe(text(record.agent_tools));
-      expect(text(domain.userTools)).toBe(text(record.user_tools));
-      expect(byKind(domain.tools, domain.toolKind)).toEqual(record.agent_tool_types as never);
-      expect(byKind(domain.tools, (name) => mutates(domain.toolKind(name)))).toEqual(
-        record.agent_tool_mutates as never,
-      );
-      const environment = domain.createEnvironment() as ToolEnvironment;
-      expect(toolsDescription(environment.options.agent.toolkit.tools)).toBe(record.agent_tools_description as string);
-      const { agent_db_hash, user_db_hash } = record.initial as ExactObject;
-      expect([environment.agentDbHash(), environment.userDbHash()]).toEqual([agent_db_hash, user_db_hash] as never);
-    }
+  const normal = fixtures("schemas").filter((record) => record.solo_mode !== true);
+  testRecords("schemas (solo mode: later issue)", normal, (record) => {
+    const domain = domainOf(record.domain);
+    expect(domain.policy).toBe(record.policy as string);
+    expect(domain.systemPrompt).toBe(record.agent_system_prompt as string);
+    expect(text(domain.tools)).toBe(text(record.agent_tools));
+    expect(text(domain.userTools)).toBe(text(record.user_tools));
+    expect(byKind(domain.tools, domain.toolKind)).toEqual(record.agent_tool_types as never);
+    expect(byKind(domain.tools, (name) => mutates(domain.toolKind(name)))).toEqual(record.agent_tool_mutates as never);
+    const environment = domain.createEnvironment() as ToolEnvironment;
+    expect(toolsDescription(environment.options.agent.toolkit.tools)).toBe(record.agent_tools_description as string);
+    const { agent_db_hash, user_db_hash } = record.initial as ExactObject;
+    expect([environment.agentDbHash(), environment.userDbHash()]).toEqual([agent_db_hash, user_db_hash] as never);
   });
 
-  const tasks = supported(fixtures("tasks_parsed"));
-  test(`tasks_parsed: ${tasks.note}`, () => {
-    expect(tasks.records.length).toBeGreaterThan(0);
-    for (const { domain, task_id, task: expected, str } of tasks.records) {
-      const task = taskOf(domainOf(domain), task_id ?? null);
-      expect(text(task)).toBe(text(expected));
-      expect(taskText(task)).toBe(str as string);
-    }
+  testRecords("tasks_parsed", fixtures("tasks_parsed"), ({ domain, task_id, task: expected, str }) => {
+    const task = taskOf(domainOf(domain), task_id ?? null);
+    expect(text(task)).toBe(text(expected));
+    expect(taskText(task)).toBe(str as string);
   });
 
-  const prompts = supported(fixtures("user_prompts"));
-  test(`user_prompts: ${prompts.note}; ground-truth steps and solo prompts: later issue`, () => {
-    expect(prompts.records.length).toBeGreaterThan(0);
-    for (const record of prompts.records) {
-      const domain = domainOf(record.domain);
-      const task = taskOf(domain, record.task_id ?? null);
-      expect(scenarioText(task.user_scenario)).toBe(record.instructions as string);
-      expect(domain.userSystemPrompt(task)).toBe(record.system_prompt as string);
-      expect(userToolsOf(domain, task)?.map(({ function: { name } }) => name) ?? null).toEqual(
-        record.user_tool_names as never,
-      );
-    }
+  testRecords("user_prompts (ground-truth steps and solo prompts: later issue)", fixtures("user_prompts"), (record) => {
+    const domain = domainOf(record.domain);
+    const task = taskOf(domain, record.task_id ?? null);
+    expect(scenarioText(task.user_scenario)).toBe(record.instructions as string);
+    expect(domain.userSystemPrompt(task)).toBe(record.system_prompt as string);
+    expect(userToolsOf(domain, task)?.map(({ function: { name } }) => name) ?? null).toEqual(
+      record.user_tool_names as never,
+    );
   });
 
-  const golden = supported(fixtures("golden"));
-  test(`taskWrites says whether the golden run changes a hash: ${golden.note}`, () => {
-    for (const { domain, task_id, initial, final_evaluator_gold } of golden.records) {
-      const found = taskWrites(domainOf(domain), taskOf(domainOf(domain), task_id ?? null));
-      expect([task_id, found]).toEqual([task_id, text(initial) !== text(final_evaluator_gold)]);
-    }
+  testRecords("taskWrites says whether the golden run changes a hash", fixtures("golden"), (record) => {
+    const domain = domainOf(record.domain);
+    expect(taskWrites(domain, taskOf(domain, record.task_id ?? null))).toBe(
+      text(record.initial) !== text(record.final_evaluator_gold),
+    );
   });
 });
 

@@ -1,4 +1,5 @@
 /** The recordings of the original Python program, found by pattern: another folder of the same format may take their place. */
+import { test } from "bun:test";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type ExactObject, type ExactValue, parseExact } from "../../src/base/exact.ts";
@@ -41,10 +42,31 @@ export function fixtures(...kinds: readonly string[]): FixtureRecord[] {
   return files().filter(wanted).flatMap(records);
 }
 
-export const isSupported = ({ domain }: FixtureRecord): boolean => knownDomains().includes(domain);
+const isSupported = ({ domain }: FixtureRecord): boolean => knownDomains().includes(domain);
+
+/** A test over the records of some kinds, one by one; without any it is skipped and says so. */
+export function testRecords(
+  title: string,
+  all: readonly FixtureRecord[],
+  check: (record: FixtureRecord) => void | Promise<void>,
+): void {
+  const { records, note } = supported(all);
+  test.skipIf(records.length === 0)(`${title}: ${note}`, async () => {
+    for (const record of records) await inContext(record.id, () => check(record));
+  });
+}
+
+/** Runs a check and names its record when it fails. */
+async function inContext(id: string, check: () => void | Promise<void>): Promise<void> {
+  try {
+    await check();
+  } catch (error) {
+    throw new Error(id, { cause: error });
+  }
+}
 
 /** Splits records into those of domains we have and a sentence about the others. */
-export function supported(all: readonly FixtureRecord[]): { readonly records: FixtureRecord[]; readonly note: string } {
+function supported(all: readonly FixtureRecord[]): { readonly records: FixtureRecord[]; readonly note: string } {
   const ours = all.filter(isSupported);
   const others = [...new Set(all.filter((record) => !isSupported(record)).map(({ domain }) => domain))];
   const note =
