@@ -6,6 +6,7 @@ import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ChatMessage, Policy } from "../../src/core/policy.ts";
+import { packBatches } from "../../src/grpo/batch.ts";
 import { collectRollouts } from "../../src/rollout/collect.ts";
 import { localUser } from "../../src/rollout/local-user.ts";
 import { openRenderer } from "../../src/rollout/renderer.ts";
@@ -83,6 +84,17 @@ const chatMessage = ({ tool_calls, ...message }: ChatCase["messages"][number]): 
 
 describe.if(ready)("rollouts of a random model", () => {
   const TEMPERATURE = 0.7;
+  const LOSS = {
+    kind: "grpo",
+    clip_low: 0.2,
+    clip_high: 0.2,
+    kl_coef: 0.1,
+    kl_ratio_correction: false,
+    anchor: "base",
+    entropy_coef: 0,
+    temperature: TEMPERATURE,
+  } as const;
+  const OPTIMIZER = { learning_rate: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0, max_grad_norm: 1 };
 
   const collect = (policy: Policy) => {
     const domain = lampDomain({ lamps: ["A", "B"] });
@@ -145,6 +157,41 @@ describe.if(ready)("rollouts of a random model", () => {
       }
       const again = (await collect(policy)).flatMap((group) => group.rollouts);
       expect(again.map(essence)).toEqual(rollouts.map(essence));
+    },
+    60_000,
+  );
+
+  test.each(models)(
+    "%s: a packed step has the loss that its weights and advantages say, over the sampled tokens",
+    async (model) => {
+      using policy = await openModel(model);
+      await policy.weightOp({ op: "snapshot", name: "base" });
+      const groups = (await collect(policy)).map((group) => ({
+        ...group,
+        rollouts: group.rollouts.map((rollout) => ({ ...rollout, reward: rollout.sample === 0 ? 1 : 0 })),
+      }));
+      const { batches, report } = packBatches(groups, {
+        loss_type: "dapo",
+        scale_rewards: "group",
+        gradient_accumulation_steps: 2,
+        kl_coef: 0.1,
+        entropy_coef: 0,
+        completion_tokens_max: 24,
+      });
+      let lossTokens = 0;
+      for (const batch of batches) {
+        const { loss, loss_tokens, kl_mean, logprob_diff_max } = await policy.forwardBackward(batch, LOSS);
+        // Before the first update the ratio is 1 and the anchor is the policy: ℓ = -A.
+        const expected = batch.weights_N.reduce((sum, weight, n) => sum - weight * (batch.advantages_N[n] ?? 0), 0);
+        expect(Math.abs(loss - expected)).toBeLessThan(1e-5);
+        expect(Math.abs(kl_mean)).toBeLessThan(1e-6);
+        expect(logprob_diff_max).toBeLessThan(1e-4);
+        lossTokens += loss_tokens;
+      }
+      expect(batches).toHaveLength(2);
+      expect(lossTokens).toBe(report.loss_tokens);
+      const { grad_norm } = await policy.optimizerStep(OPTIMIZER);
+      expect(grad_norm).toBeGreaterThan(0);
     },
     60_000,
   );
