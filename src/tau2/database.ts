@@ -207,7 +207,7 @@ export class Database {
 
   /** A root field that is no table. */
   value(name: string): ExactValue {
-    return this.#values.get(name) ?? (this.image.root[name] as ExactValue);
+    return (this.#values.has(name) ? this.#values.get(name) : this.image.root[name]) as ExactValue;
   }
 
   setValue(name: string, value: ExactValue): void {

@@ -1,5 +1,5 @@
 /** Scores a conversation as tau2's evaluator does (type ALL): database, assertions, actions, communicated facts. SPEC section 7. */
-import { type ExactObject, keysOf, pythonEquals } from "../base/exact.ts";
+import { type ExactObject, type ExactValue, keysOf, pythonEquals } from "../base/exact.ts";
 import { prepareEnvironment, runAssertion, setState } from "./environment.ts";
 import { PythonError } from "./python.ts";
 import type {
@@ -186,7 +186,18 @@ export function taskWrites(domain: Domain, task: Task): boolean {
 // ---------------------------------------------------------------------------------------------------------------------
 // Actions and communication
 
-function actionPart(domain: Domain, criteria: EvaluationCriteria, messages: readonly Message[]) {
+interface Part<Checks> {
+  readonly reward: number;
+  /** null: nothing to check. */
+  readonly checks: Checks | null;
+  readonly info: ExactValue;
+}
+
+function actionPart(
+  domain: Domain,
+  criteria: EvaluationCriteria,
+  messages: readonly Message[],
+): Part<NonNullable<RewardInfo["action_checks"]>> {
   if (!criteria.actions?.length) return { reward: 1, checks: null, info: { note: "No actions to evaluate" } };
   const calls = messages.flatMap((message) => (message.role === "tool" ? [] : (message.tool_calls ?? [])));
   const checks = criteria.actions.map((action) => {
@@ -208,7 +219,10 @@ export function matchesAction(
   return compared.size === 0 || pythonEquals(chosen(call.arguments), chosen(action.arguments));
 }
 
-function communicatePart(criteria: EvaluationCriteria, messages: readonly Message[]) {
+function communicatePart(
+  criteria: EvaluationCriteria,
+  messages: readonly Message[],
+): Part<NonNullable<RewardInfo["communicate_checks"]>> {
   if (!criteria.communicate_info?.length)
     return { reward: 1, checks: null, info: { note: "No communicate_info to evaluate" } };
   const checks = criteria.communicate_info.map((info) => communicated(info, messages));

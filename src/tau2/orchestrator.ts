@@ -56,6 +56,8 @@ class Conversation {
   #detail: string | null = null;
   #steps = 0;
   #errors = 0;
+  /** A participant broke off: its reason stands, whatever the limits say. */
+  #ended = false;
   /** How much of the trajectory each participant has been given. */
   #given = { agent: 0, user: 0 };
 
@@ -97,9 +99,6 @@ class Conversation {
     this.options.environment.sync?.();
     this.#checkLimits();
   }
-
-  /** A participant broke off: its reason stands, whatever the limits say. */
-  #ended = false;
 
   #end({ end, detail }: EndOfConversation): void {
     this.#termination = end;
