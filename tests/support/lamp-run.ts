@@ -51,6 +51,8 @@ export interface LampRunOptions {
   readonly method?: ContinualMethod;
   readonly domains?: readonly Domain[];
   readonly signal?: AbortSignal;
+  readonly env?: Session["edge"]["env"];
+  readonly user_model_directory?: string;
   readonly onLine?: (text: string) => void;
 }
 
@@ -71,10 +73,15 @@ export async function lampRun(config: RunConfig, options: LampRunOptions = {}): 
   let clock = 0;
   const policy = fakePolicy(options.script ?? luckyScript, options.fake);
   const session: Session = {
-    edge: { env: {}, now: () => clock++, signal: options.signal ?? new AbortController().signal, reporter },
+    edge: {
+      env: options.env ?? {},
+      now: () => clock++,
+      signal: options.signal ?? new AbortController().signal,
+      reporter,
+    },
     policy,
     model_directory: "fake",
-    user_model_directory: null,
+    user_model_directory: options.user_model_directory ?? null,
     domains: options.domains ?? lampDomains(),
     method: options.method ?? methodOf(config),
     resume: config.resume_from === null ? null : await openCheckpoint(config.resume_from),

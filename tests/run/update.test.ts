@@ -1,0 +1,53 @@
+import { expect, test } from "bun:test";
+import { NO_PENALTY } from "../../src/cl/method.ts";
+import { fakePolicy } from "../../src/core/fake.ts";
+import type { GradientReport, TrainingBatch } from "../../src/core/policy.ts";
+import { gradientStep, learningRate } from "../../src/run/update.ts";
+import { lampConfig } from "../support/lamp-run.ts";
+
+const batch = (advantage: number): TrainingBatch => ({
+  tokens_N: Uint32Array.of(1, 2, 3),
+  offsets: Uint32Array.of(0, 3),
+  weights_N: Float32Array.of(0, 0.5, 0.5),
+  advantages_N: Float32Array.of(0, advantage, advantage),
+  old_logprobs_N: Float32Array.of(0, -1, -1),
+});
+
+const options = {
+  config: lampConfig("unused", { clip_range: 0.2, clip_range_high: 0.3, adam_beta2: 0.95 }),
+  learning_rate: 0.1,
+  anchor: "base",
+  penalty: NO_PENALTY,
+  signal: new AbortController().signal,
+} as const;
+
+test("losses add up, means are weighted by tokens, one update follows", async () => {
+  const policy = fakePolicy(() => "");
+  await policy.weightOp({ op: "snapshot", name: "base" });
+  const reports: Partial<GradientReport>[] = [
+    { loss: 1, loss_tokens: 1, kl_mean: 0.3, logprob_diff_max: 0.1 },
+    { loss: 0.5, loss_tokens: 3, kl_mean: 0.7, logprob_diff_max: 0.2 },
+  ];
+  const { forwardBackward } = policy;
+  policy.forwardBackward = async (...args) => ({ ...(await forwardBackward.apply(policy, args)), ...reports.shift() });
+  const update = await gradientStep(policy, [batch(1), batch(-1)], options);
+  expect(update).toMatchObject({ loss: 1.5, loss_tokens: 4, logprob_diff_max: 0.2, outcome: "updated" });
+  expect(update.kl).toBeCloseTo((0.3 + 3 * 0.7) / 4, 12);
+  expect(policy.batches[0]?.loss).toMatchObject({ clip_low: 0.2, clip_high: 0.3, anchor: "base" });
+  expect(policy.optimizerSteps).toMatchObject([{ learning_rate: 0.1, beta2: 0.95 }]);
+});
+
+test("without anything to learn there is no update", async () => {
+  const policy = fakePolicy(() => "");
+  expect(await gradientStep(policy, [], options)).toMatchObject({ outcome: "nothing_to_learn", grad_norm: 0, loss: 0 });
+  expect(policy.optimizerSteps).toEqual([]);
+});
+
+test.each([
+  { warmup_steps: 0, rates: [1, 1, 1] },
+  { warmup_steps: 1, rates: [1, 1, 1] },
+  { warmup_steps: 4, rates: [0.25, 0.5, 0.75, 1, 1] },
+])("warm-up over $warmup_steps steps is linear, and its first step moves", ({ warmup_steps, rates }) => {
+  const measured: readonly number[] = rates.map((_, step) => learningRate(step, { learning_rate: 1, warmup_steps }));
+  expect(measured).toEqual([...rates]);
+});
