@@ -152,7 +152,10 @@ function samplingOf(policy: Policy, { phase, config }: CollectOptions): Sampling
 }
 
 /** The model's own limit bounds the configured one. */
-export function contextTokensMax(policy: Policy, { max_context_tokens }: Pick<RunConfig, "max_context_tokens">): number {
+export function contextTokensMax(
+  policy: Policy,
+  { max_context_tokens }: Pick<RunConfig, "max_context_tokens">,
+): number {
   return Math.min(max_context_tokens ?? Number.POSITIVE_INFINITY, policy.info.context_tokens_max);
 }
 
