@@ -356,9 +356,9 @@ fn fixtures_adamw_steps() {
                     let moved = step["delta_norms"][&parameter.name].as_f64().unwrap();
                     let tolerance = if clip.is_some() { 1e-3 } else { 1e-2 } * moved;
                     close(norm(&movement), moved, tolerance, &format!("movement of {}", parameter.name));
-                    // a norm cannot be off by more than the movement is, plus f32's own rounding
+                    // as movements: where the gradient is near zero Adam's direction is noise (k biases above all)
                     let want = step["param_norms"][&parameter.name].as_f64().unwrap();
-                    close(norm(&now), want, tolerance + 1e-6 * want, &parameter.name);
+                    close(norm(&now), want, 1e-3 * want, &parameter.name);
                     let name = format!("adamw/{}/step{}/{}", config["name"].as_str().unwrap(), i + 1, parameter.name);
                     if full.has(&name) {
                         // single entries may differ by up to 2 lr where the gradient is near zero
