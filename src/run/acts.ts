@@ -104,11 +104,10 @@ export async function save(run: Run, name: number | "latest"): Promise<void> {
   metrics.flush();
   const path = directory.checkpoint(name);
   const { experience, step } = run.position;
+  const place = name === "latest" ? { task_idx: experience, step: step - 1 } : { task_idx: name, step: null };
   const state = stateOf(run);
   const content = { policy, memory, config: directory.config, state, metrics: metrics.path, signal };
-  await timed(run, { phase: "checkpoints", task_idx: experience, step }, () =>
-    orAborted(signal, saveCheckpoint(path, content)),
-  );
+  await timed(run, { ...place, phase: "checkpoints" }, () => orAborted(signal, saveCheckpoint(path, content)));
   run.last_checkpoint = path;
   run.reporter.line(`Saved ${path}`);
 }
