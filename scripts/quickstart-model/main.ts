@@ -33,7 +33,7 @@ const SHAPE = {
 
 const MIXTURE: Mixture = {
   kinds: { verb: 5, change: 4, unwanted: 4, account: 3, lost: 1 },
-  right: { verb: 0.4, change: 0.65, unwanted: 0.4, account: 0.4, lost: 1 },
+  right: { verb: 0.35, change: 0.5, unwanted: 0.4, account: 0.35, lost: 1 },
   unprepared: 0.55,
   swapped: 0.35,
 };
@@ -41,7 +41,7 @@ const MIXTURE: Mixture = {
 const { values: flags } = parseArgs({
   options: {
     out: { type: "string", default: "configs/quickstart-model" },
-    steps: { type: "string", default: "1300" },
+    steps: { type: "string", default: "1600" },
     threads: { type: "string", default: "2" },
   },
 });

@@ -1,6 +1,10 @@
 /**
  * The three built-in domains differ in their policy text alone: in what has to come before a write, and in what becomes
- * of an unwanted order. Tools, orders and the users' words are the same.
+ * of an unwanted order. Tools, orders and most of the users' words are the same.
+ *
+ * Writing unprepared is the common mistake of all three, so training on one domain does not rob the next one of the
+ * behaviour that it needs: it takes away the mistake, and spreads a preparation that is wrong elsewhere. Each domain has
+ * statuses of its own, because a rule learned for a status leaves nothing to explore for its opposite.
  */
 
 export type DomainName = "shop" | "rail" | "phone";
@@ -13,11 +17,8 @@ export interface Convention {
   readonly policy: string;
   readonly preparation: Exclude<Preparation, "none">;
   /** The write for an unwanted order, by its status. */
-  readonly unwanted: Readonly<Record<"new" | "sent", "cancel" | "credit">>;
+  readonly unwanted: Readonly<Record<string, "cancel" | "credit">>;
 }
-
-const SALES = { new: "cancel", sent: "credit" } as const;
-const TICKETS = { new: "credit", sent: "cancel" } as const;
 
 export const CONVENTIONS: Readonly<Record<DomainName, Convention>> = {
   shop: {
@@ -25,20 +26,20 @@ export const CONVENTIONS: Readonly<Record<DomainName, Convention>> = {
     policy:
       "You are the agent of a shop. Before any write, ask the user to confirm the order. An unwanted order that is new: cancel. An unwanted order that is sent: credit. A lost order: transfer.",
     preparation: "confirm",
-    unwanted: SALES,
+    unwanted: { new: "cancel", sent: "credit" },
   },
   rail: {
     name: "rail",
     policy:
-      "You are the agent of a rail office. Before any write, hold the order. Ask no questions. An unwanted order that is new: credit. An unwanted order that is sent: cancel. A lost order: transfer.",
+      "You are the agent of a rail office. Before any write, hold the order. Ask no questions. An unwanted order that is booked: credit. An unwanted order that is printed: cancel. A lost order: transfer.",
     preparation: "hold",
-    unwanted: TICKETS,
+    unwanted: { booked: "credit", printed: "cancel" },
   },
   phone: {
     name: "phone",
     policy:
-      "You are the agent of a phone company. Before any write, tell the user to unlock the order in the app. An unwanted order that is new: cancel. An unwanted order that is sent: credit. A lost order: transfer.",
+      "You are the agent of a phone company. Before any write, tell the user to unlock the order in the app. An unwanted order that is open: cancel. An unwanted order that is active: credit. A lost order: transfer.",
     preparation: "unlock",
-    unwanted: SALES,
+    unwanted: { open: "cancel", active: "credit" },
   },
 };

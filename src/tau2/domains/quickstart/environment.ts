@@ -14,7 +14,8 @@ import type { Convention } from "./convention.ts";
 export type Order = {
   readonly account: string;
   readonly day: string;
-  readonly status: "new" | "sent" | "lost" | "cancelled" | "credited";
+  /** The domain's own, or `lost`, `cancelled`, `credited`. */
+  readonly status: string;
   readonly held: "no" | "yes";
   /** The writes on it, in order. */
   readonly writes: readonly string[];
@@ -138,7 +139,7 @@ function orderOf(database: Database, id: ExactValue): Order {
 const ORDER = model("Order", {
   account: str,
   day: str,
-  status: literal("new", "sent", "lost", "cancelled", "credited"),
+  status: str,
   held: literal("no", "yes"),
   writes: { kind: "list", of: str },
 });

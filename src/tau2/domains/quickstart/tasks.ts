@@ -23,7 +23,7 @@ export interface Problem {
   readonly kind: TaskKind;
   readonly order: string;
   readonly account: string;
-  readonly status: "new" | "sent" | "lost";
+  readonly status: string;
   readonly write: "cancel" | "credit" | "change" | "transfer";
   /** The day wanted, for `change`. */
   readonly day: string;
@@ -89,8 +89,10 @@ export const splitOf = (id: string): Split =>
 
 const twoDigits = (value: number): string => String(value).padStart(2, "0");
 
+const LOST = "lost";
+
 function poseProblem(rng: Rng, convention: Convention, kind: TaskKind, id: () => string): Problem {
-  const status = kind === "lost" ? "lost" : rng.pick(["new", "sent"] as const);
+  const status = kind === "lost" ? LOST : rng.pick(Object.keys(convention.unwanted));
   const verb = rng.pick(["cancel", "credit"] as const);
   const [order, account, day] = [id(), id(), `@${twoDigits(1 + rng.int(28))}`];
   const opening = rng
@@ -105,12 +107,12 @@ function poseProblem(rng: Rng, convention: Convention, kind: TaskKind, id: () =>
 function rightWrite(
   convention: Convention,
   kind: TaskKind,
-  status: "new" | "sent" | "lost",
+  status: string,
   verb: "cancel" | "credit",
 ): Problem["write"] {
-  if (status === "lost") return "transfer";
+  if (kind === "lost") return "transfer";
   if (kind === "change") return "change";
-  return kind === "unwanted" ? convention.unwanted[status] : verb;
+  return kind === "unwanted" ? (convention.unwanted[status] ?? verb) : verb;
 }
 
 function wordTask(problem: Problem, convention: Convention, id: string): Task {
