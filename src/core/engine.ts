@@ -1,4 +1,5 @@
 /** `Policy` over the Rust core. */
+import { UserError } from "../base/errors.ts";
 import { Connection } from "./connection.ts";
 import { EngineError } from "./errors.ts";
 import { openLibrary } from "./library.ts";
@@ -63,8 +64,12 @@ export async function openEngine({
   }
 }
 
+/** A directory that is no model, or none that we know, is for the user to repair; the message names the file. */
 async function load(connection: Connection, control: { name: ModelName; directory: string; dtype: string }) {
-  const { text } = await connection.submit("load_model", control);
+  const { text } = await connection.submit("load_model", control).catch((error: unknown) => {
+    const repairable = error instanceof EngineError && ["Io", "BadArgument"].includes(error.code);
+    throw repairable ? new UserError(`model ${control.name}`, error.message) : error;
+  });
   return JSON.parse(text) as ModelInfo;
 }
 

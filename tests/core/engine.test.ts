@@ -3,9 +3,10 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { UserError } from "../../src/base/errors.ts";
 import { EngineError } from "../../src/core/engine.ts";
 import type { LossOptions, Policy, Sampled, SampleRequest, TrainingBatch } from "../../src/core/policy.ts";
-import { ADAMW, MODELS, openModel, request } from "./opened.ts";
+import { ADAMW, MODELS, modelDirectory, openModel, request } from "./opened.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "grpo-cl-engine-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -252,6 +253,32 @@ describe.skipIf(MODELS.length === 0)("weights", () => {
     expect(await code({ tokens_N: new Uint32Array(24).fill(1e6) })).toBe("BadArgument");
     expect(await code({ advantages_N: new Float32Array(3) })).toBe("BadArgument");
     expect(await code({})).toBe("no error");
+  });
+});
+
+describe.skipIf(MODELS.length === 0)("models", () => {
+  test("one that cannot be loaded is told to the user, and leaves the policy alone", async () => {
+    using policy = await openModel(MODEL);
+    const problem = (promise: Promise<unknown>) => promise.catch((error: unknown) => error);
+    expect(await problem(openModel(MODEL, { model_directory: "/nowhere" }))).toBeInstanceOf(UserError);
+    const error = await problem(policy.loadModel("user", "/nowhere"));
+    expect((error as UserError).message).toStartWith("model user: /nowhere/tokenizer.json");
+    expect(await codeOf(policy.loadModel("policy", modelDirectory(MODEL)))).toBe("BadArgument");
+    expect(await policy.loadModel("user", modelDirectory(MODEL))).toEqual(policy.info);
+    const [own, users] = await Promise.all([policy.sample(request({})), policy.sample(request({ model: "user" }))]);
+    expect(users.tokens).toEqual(own.tokens);
+  });
+
+  test.each(["bfloat16", "float16"] as const)("%s: what is sampled is what is recomputed", async (dtype) => {
+    using policy = await openModel(MODEL, { dtype });
+    const sampled = await policy.sample(request({}));
+    const tokens_N = Uint32Array.of(1, 2, 3, ...sampled.tokens);
+    const offsets = Uint32Array.of(0, tokens_N.length);
+    const recomputed = await policy.logprobs("policy", { tokens_N, offsets }, { temperature: 1 });
+    for (const [i, logprob] of sampled.logprobs.entries()) {
+      expect(Math.abs(logprob - (recomputed[3 + i] ?? 0))).toBeLessThan(1e-4);
+    }
+    expect(policy.info.dtype).toBe(dtype);
   });
 });
 

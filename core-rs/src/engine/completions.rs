@@ -91,3 +91,69 @@ impl Completions {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+
+    fn counted() -> (Completions, Arc<AtomicUsize>) {
+        let rings = Arc::new(AtomicUsize::new(0));
+        let counter = rings.clone();
+        let ring = move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+        };
+        (Completions::new(Box::new(ring)), rings)
+    }
+
+    fn drained(completions: &Completions) -> Vec<u64> {
+        let mut ids = vec![];
+        completions.drain(|completion| {
+            ids.push(completion.id);
+            true
+        });
+        ids
+    }
+
+    #[test]
+    fn one_ring_until_somebody_drains() {
+        let (completions, rings) = counted();
+        for id in 1..=3 {
+            completions.expect(id).unwrap();
+            completions.finish(id, Ok(Reply::default()));
+        }
+        assert_eq!(rings.load(Ordering::SeqCst), 1);
+        assert_eq!(drained(&completions), [1, 2, 3]);
+        completions.finish(9, Ok(Reply::default()));
+        assert_eq!(drained(&completions), [0; 0], "nobody expected 9");
+        assert!(matches!(completions.expect(4).and_then(|()| completions.expect(4)), Err(Failure::DuplicateId(4))));
+    }
+
+    #[test]
+    fn what_does_not_fit_stays_first() {
+        let (completions, _) = counted();
+        for id in 1..=2 {
+            completions.expect(id).unwrap();
+            completions.finish(id, Ok(Reply::default()));
+        }
+        completions.drain(|completion| completion.id != 2);
+        assert_eq!(drained(&completions), [2]);
+    }
+
+    #[test]
+    fn a_panic_answers_what_is_outstanding_and_refuses_the_rest() {
+        let (completions, rings) = counted();
+        completions.expect(1).unwrap();
+        completions.lose("index out of bounds");
+        let mut answers = vec![];
+        completions.drain(|completion| {
+            answers.push(completion.outcome.as_ref().unwrap_err().to_string());
+            true
+        });
+        assert_eq!(answers, ["the engine panicked: index out of bounds"]);
+        assert_eq!(rings.load(Ordering::SeqCst), 1);
+        let refused = completions.expect(2).unwrap_err();
+        assert_eq!(refused.to_string(), "the engine was lost to a panic: index out of bounds");
+    }
+}

@@ -1,6 +1,7 @@
 //! One token from one row of logits. A sampler belongs to one request and sees only its own rows, in order, so what it
 //! draws does not depend on what else runs.
 use crate::error::{Error, Result};
+use crate::kernels::simd;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::Deserialize;
@@ -26,7 +27,7 @@ pub struct Sampler {
 pub struct Pick {
     pub token: u32,
     /// Under softmax(logits / temperature) of the whole vocabulary, before any truncation; at temperature 0 of
-    /// softmax(logits).
+    /// softmax(logits). The same formula and bits as in training (`kernels::simd::log_sum_exp`).
     pub logprob: f32,
 }
 
@@ -47,66 +48,78 @@ impl Sampler {
         Ok(Self { options, random: ChaCha8Rng::from_seed(key) })
     }
 
-    /// Draws from a row of logits, which is used as scratch.
-    pub fn pick(&mut self, row: &mut [f32]) -> Result<Pick> {
-        let temperature = self.options.temperature;
-        if temperature > 0.0 {
-            row.iter_mut().for_each(|logit| *logit /= temperature);
-        }
-        let (best, max) = largest(row);
-        let mut weights: Vec<f32> = row.iter().map(|logit| (logit - max).exp()).collect();
-        // f64 and index order: the sum is the same wherever and whenever it is taken.
-        let total: f64 = weights.iter().copied().map(f64::from).sum();
-        if !total.is_finite() {
+    /// Draws from a row of logits.
+    pub fn pick(&mut self, logits: &[f32]) -> Result<Pick> {
+        let greedy = self.options.temperature == 0.0;
+        let inverse_temperature = if greedy { 1.0 } else { 1.0 / self.options.temperature };
+        let log_sum_exp = simd::log_sum_exp(logits, inverse_temperature);
+        if !log_sum_exp.is_finite() {
             return Err(Error::NonFinite { op: "sample: logits" });
         }
-        let token = if temperature == 0.0 { best } else { self.draw(row, &mut weights, total) };
-        let logprob = f64::from(row[token] - max) - total.ln();
-        Ok(Pick { token: token as u32, logprob: logprob as f32 })
+        let token = if greedy { largest(logits) } else { self.draw(logits, inverse_temperature) };
+        let logprob = logits[token] * inverse_temperature - log_sum_exp;
+        Ok(Pick { token: token as u32, logprob })
     }
 
     /// Truncates in transformers' order (top_k, top_p, min_p), then inverts the cumulative sum in index order.
-    fn draw(&mut self, logits: &[f32], weights: &mut [f32], mut total: f64) -> usize {
+    fn draw(&mut self, logits: &[f32], inverse_temperature: f32) -> usize {
         let SamplingOptions { top_k, top_p, min_p, .. } = self.options;
+        let mut weights = logits.to_vec();
+        simd::exp_shifted(&mut weights, inverse_temperature, simd::max(logits) * inverse_temperature);
         if top_k > 0 && top_k < logits.len() {
-            keep_top_k(logits, weights, top_k);
-            total = sum(weights);
+            keep_top_k(logits, &mut weights, top_k);
         }
         if top_p < 1.0 {
-            keep_top_p(weights, f64::from(top_p) * total);
-            total = sum(weights);
+            let mass = f64::from(top_p) * block_sums(&weights).iter().sum::<f64>();
+            keep_top_p(&mut weights, mass);
         }
         if min_p > 0.0 {
             // The largest weight is exp(0) = 1.
             weights.iter_mut().filter(|weight| **weight < min_p).for_each(|weight| *weight = 0.0);
-            total = sum(weights);
         }
-        let target = uniform(&mut self.random) * total;
-        let mut below = 0.0;
-        let mut last = 0;
-        for (token, &weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
-            below += f64::from(weight);
-            last = token;
-            if below > target {
-                break;
-            }
-        }
-        last
+        inverted(&weights, uniform(&mut self.random))
     }
 }
 
-/// Index (the first of equals) and value of the largest logit.
-fn largest(row: &[f32]) -> (usize, f32) {
-    row.iter().copied().enumerate().fold(
-        (0, f32::NEG_INFINITY),
-        |best, (token, logit)| {
-            if logit > best.1 { (token, logit) } else { best }
-        },
-    )
+/// The first of the largest.
+fn largest(logits: &[f32]) -> usize {
+    let max = simd::max(logits);
+    logits.iter().position(|&logit| logit == max).unwrap_or(0)
 }
 
-fn sum(weights: &[f32]) -> f64 {
-    weights.iter().copied().map(f64::from).sum()
+/// The index at which the cumulative sum of the weights passes `share` of their total.
+fn inverted(weights: &[f32], share: f64) -> usize {
+    let sums = block_sums(weights);
+    let mut rest = share * sums.iter().sum::<f64>();
+    let mut block = 0;
+    while block + 1 < sums.len() && rest >= sums[block] {
+        rest -= sums[block];
+        block += 1;
+    }
+    let first = block * BLOCK;
+    let mut last = None;
+    for (i, &weight) in weights[first..].iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+        last = Some(first + i);
+        rest -= f64::from(weight);
+        if rest < 0.0 {
+            break;
+        }
+    }
+    // Rounding may run past the end: then it is the last one with a weight.
+    last.or_else(|| weights.iter().rposition(|weight| *weight > 0.0)).unwrap_or(0)
+}
+
+/// Tokens whose weights are added before their sum joins the total.
+const BLOCK: usize = 1024;
+
+/// Sums of blocks in f64, four chains of each in a fixed order: the same bits whatever the processor.
+fn block_sums(weights: &[f32]) -> Vec<f64> {
+    let sum = |block: &[f32]| {
+        let mut chains = [0f64; 4];
+        block.iter().enumerate().for_each(|(i, &weight)| chains[i % 4] += f64::from(weight));
+        (chains[0] + chains[1]) + (chains[2] + chains[3])
+    };
+    weights.chunks(BLOCK).map(sum).collect()
 }
 
 /// [0, 1) with 53 bits.
@@ -152,7 +165,7 @@ mod tests {
         const DRAWS: usize = 20_000;
         let mut sampler = Sampler::new(options, 7).unwrap();
         let mut counts = vec![0.0; 4];
-        (0..DRAWS).for_each(|_| counts[sampler.pick(&mut row()).unwrap().token as usize] += 1.0 / DRAWS as f64);
+        (0..DRAWS).for_each(|_| counts[sampler.pick(&row()).unwrap().token as usize] += 1.0 / DRAWS as f64);
         counts
     }
 
@@ -185,16 +198,28 @@ mod tests {
             (SamplingOptions { top_k: 1, temperature: 0.5, ..OFF }, (0.16 / tempered).ln()),
             (SamplingOptions { temperature: 0.0, ..OFF }, 0.4f64.ln()),
         ] {
-            let pick = Sampler::new(options, 0).unwrap().pick(&mut row()).unwrap();
+            let pick = Sampler::new(options, 0).unwrap().pick(&row()).unwrap();
             assert!((f64::from(pick.logprob) - expected).abs() < 1e-6, "{options:?}");
         }
+    }
+
+    #[test]
+    fn the_cumulative_sum_is_inverted_across_blocks() {
+        let mut weights = vec![0f32; 3 * BLOCK + 5];
+        (weights[7], weights[BLOCK + 1], weights[3 * BLOCK]) = (1.0, 2.0, 1.0);
+        for (share, expected) in
+            [(0.0, 7), (0.2499, 7), (0.25, BLOCK + 1), (0.7499, BLOCK + 1), (0.75, 3 * BLOCK), (1.0, 3 * BLOCK)]
+        {
+            assert_eq!(inverted(&weights, share), expected, "{share}");
+        }
+        assert_eq!(inverted(&weights[..3 * BLOCK], 1.0), BLOCK + 1);
     }
 
     #[test]
     fn equal_seeds_draw_alike_and_others_differ() {
         let draws = |seed| {
             let mut sampler = Sampler::new(OFF, seed).unwrap();
-            (0..64).map(|_| sampler.pick(&mut row()).unwrap().token).collect::<Vec<_>>()
+            (0..64).map(|_| sampler.pick(&row()).unwrap().token).collect::<Vec<_>>()
         };
         assert_eq!(draws(1 << 40), draws(1 << 40));
         assert_ne!(draws(1), draws(2));
@@ -203,8 +228,8 @@ mod tests {
     #[test]
     fn refuses_what_is_not_a_distribution() {
         for bad in [f32::NAN, f32::INFINITY] {
-            let mut row = vec![0.0, bad];
-            let error = Sampler::new(OFF, 0).unwrap().pick(&mut row).unwrap_err();
+            let row = [0.0, bad];
+            let error = Sampler::new(OFF, 0).unwrap().pick(&row).unwrap_err();
             assert!(matches!(error, Error::NonFinite { .. }), "{bad}");
         }
         for options in [

@@ -421,7 +421,7 @@ impl Scheduler {
 
 impl Sample {
     /// Takes one token from its row of logits and says whether it was the last.
-    fn advance(&mut self, row: &mut [f32]) -> Result<Option<Stop>> {
+    fn advance(&mut self, row: &[f32]) -> Result<Option<Stop>> {
         let pick = self.job.sampler.pick(row)?;
         self.tokens.push(pick.token);
         self.logprobs.push(pick.logprob);
