@@ -34,6 +34,11 @@ export class ScoreMatrix {
     return this.#rows.length - 2;
   }
 
+  /** False for rows before a domain came into the sequence (a resumed run may have a longer one). */
+  has(row: number, domain: string): boolean {
+    return this.#rows[row + 1]?.scores[domain] !== undefined;
+  }
+
   at(row: number, domain: string): number {
     const score = this.#rows[row + 1]?.scores[domain];
     if (score === undefined) throw new Error(`score matrix: row ${row} has no score of ${domain}`);
@@ -74,6 +79,7 @@ export const fwt = (R: ScoreMatrix): number | null =>
   average(
     R.trained()
       .slice(1)
+      .filter((j) => R.has(-1, j))
       .map((j) => R.at(R.rowBeforeFirstTraining(j), j) - R.at(-1, j)),
   );
 
@@ -118,27 +124,29 @@ export function transferMetrics(rows: readonly MatrixRow[], options: TransferOpt
   };
 }
 
-/** The tasks of each domain are resampled, alike in all rows; null where BWT is, or a task lost all trials of a row. */
+/** Each domain's tasks are resampled; a task counts by its change between the two rows. Null where BWT is. */
 function bwtInterval(rows: readonly MatrixRow[], { rngOf, rewards }: TransferOptions): Interval | null {
   const R = new ScoreMatrix(rows);
-  const domains = R.earlierDomains();
-  if (domains.length === 0) return null;
-  const changes_JB = domains.map((domain) => {
-    const pair = [R.lastRow, R.rowAfterTraining(domain)].map((row) => rewards[row + 1]?.[domain] ?? {});
-    const means = pair.map((tasks) => Object.values(tasks).map((trials) => average(trials)));
-    if (means.flat().includes(null)) return null;
-    const [now, then] = resampledMeans(means as number[][], rngOf(domain));
-    return (now as Float64Array).map((value, b) => value - ((then as Float64Array)[b] as number));
+  const resampled_JB = R.earlierDomains().map((domain) => {
+    const [now, then] = [R.lastRow, R.rowAfterTraining(domain)].map((row) => rewards[row + 1]?.[domain] ?? {});
+    return resampledMeans([taskChanges(now ?? {}, then ?? {})], rngOf(domain))[0] as Float64Array;
   });
-  if (changes_JB.includes(null)) return null;
-  const all = changes_JB as Float64Array[];
-  return interval95(
-    (all[0] as Float64Array).map((_, b) => average(all.map((change) => change[b] as number)) as number),
-  );
+  const [first] = resampled_JB;
+  if (first === undefined) return null;
+  return interval95(first.map((_, b) => average(resampled_JB.map((means_B) => means_B[b] as number)) as number));
+}
+
+/** Of the tasks that have a trial in both rows. */
+function taskChanges(now: TaskRewards, then: TaskRewards): number[] {
+  return Object.entries(now).flatMap(([task, trials]) => {
+    const [after, before] = [average(trials), average(then[task] ?? [])];
+    return after === null || before === null ? [] : [after - before];
+  });
 }
 
 function best(R: ScoreMatrix, domain: string): number {
-  return Math.max(...Array.from({ length: R.lastRow }, (_, row) => R.at(row, domain)));
+  const rows = Array.from({ length: R.lastRow }, (_, row) => row).filter((row) => R.has(row, domain));
+  return Math.max(...rows.map((row) => R.at(row, domain)));
 }
 
 const average = (values: readonly number[]): number | null =>

@@ -111,7 +111,7 @@ export function closingSummary({ scores, transfer, phases, files }: SummaryFacts
 }
 
 function scoreMatrixTable(rows: readonly ScoresRow[]): string[] {
-  const domains = Object.keys(rows[0]?.scores ?? {});
+  const domains = Object.keys(rows.at(-1)?.scores ?? {});
   const body = rows.map(({ task_idx, domain, scores }) => [
     domain === null ? "before training" : `after task ${task_idx} (${domain})`,
     ...domains.map((column) => {

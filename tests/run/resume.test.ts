@@ -81,6 +81,18 @@ describe("a resumed run equals one that never stopped", () => {
   });
 });
 
+test("a finished run can go on with further domains, also with one that its first rows do not know", async () => {
+  const log_dir = freshDirectory();
+  const fields = { ...FIELDS, eval_interval: 0, save_interval: 0, num_steps_per_task: 1 };
+  await lampRun(lampConfig(log_dir, { ...fields, task_order: ["hall", "attic"] }));
+  const longer = lampConfig(log_dir, { ...fields, task_order: ["hall", "attic", "cellar"], resume_from: log_dir });
+  const { rows } = await lampRun(longer);
+  const last = rows.at(-1);
+  expect(last).toMatchObject({ kind: "transfer", task_idx: 2, domain: "cellar" });
+  expect(last).not.toMatchObject({ "cl/bwt": null });
+  expect(last).not.toMatchObject({ "cl/forgetting": null });
+});
+
 test("a run that ended and is resumed has nothing left to do", async () => {
   const whole = await uninterrupted;
   const log_dir = freshDirectory();
