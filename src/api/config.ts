@@ -2,6 +2,7 @@
 import { type ConfigFile, readConfigFile } from "../config/files.ts";
 import { resolveConfig } from "../config/load.ts";
 import type { RunConfig, RunConfigInput } from "../config/schema.ts";
+import { holdsRun } from "../run/directory.ts";
 import { knownDomains } from "../tau2/domains/index.ts";
 import { currentHost } from "./host.ts";
 
@@ -30,5 +31,5 @@ export type GRPOConfig = RunConfig;
 
 function resolved(file: ConfigFile): RunConfig {
   const { env } = currentHost().edge;
-  return resolveConfig({ command: "train", file, flags: {}, env, knownDomains: knownDomains() });
+  return resolveConfig({ command: "train", file, flags: {}, env, knownDomains: knownDomains(), isTaken: holdsRun });
 }

@@ -9,6 +9,7 @@ import { resolveConfig } from "../config/load.ts";
 import { OPTIONS, optionNamed } from "../config/options.ts";
 import type { Command } from "../config/rules.ts";
 import type { RunConfig } from "../config/schema.ts";
+import { holdsRun } from "../run/directory.ts";
 import type { Host } from "./host.ts";
 
 /** citty reads these for nothing but names and help; values are parsed by config/flags.ts, which refuses what is unknown. */
@@ -68,7 +69,10 @@ export async function parseRunArguments(
   const path = typeof own.config === "string" ? own.config : configOfCheckpoint(options.resume_from);
   const file = path === null ? null : await readConfigFile(path);
   const { command, knownDomains } = given;
-  return { config: resolveConfig({ command, file, flags: options, env: host.env, knownDomains }), own };
+  return {
+    config: resolveConfig({ command, file, flags: options, env: host.env, knownDomains, isTaken: holdsRun }),
+    own,
+  };
 }
 
 /** `--resume_from` alone goes on with the config that the checkpoint, or run directory, holds. */

@@ -15,10 +15,19 @@ export interface ConfigSources {
   readonly flags: Readonly<Record<string, unknown>>;
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly knownDomains: readonly string[];
+  /** Does this run directory hold a run? Then one that nobody asked for by name is numbered. Absent: never. */
+  readonly isTaken?: (log_dir: string) => boolean;
 }
 
 /** Throws a UserError that names the flag, or the file and its field. */
-export function resolveConfig({ command, file, flags, env, knownDomains }: ConfigSources): RunConfig {
+export function resolveConfig({
+  command,
+  file,
+  flags,
+  env,
+  knownDomains,
+  isTaken = () => false,
+}: ConfigSources): RunConfig {
   const fromFile = file === null ? {} : flatten(file);
   const whereIs = (option: string) =>
     file !== null && option in fromFile && !(option in flags) ? `${file.where}: ${option}` : `--${option}`;
@@ -33,12 +42,21 @@ export function resolveConfig({ command, file, flags, env, knownDomains }: Confi
   const config = deepFreeze({
     ...parsed,
     tau2_data_dir: parsed.tau2_data_dir ?? (env.TAU2_DATA_DIR || null),
-    log_dir: parsed.log_dir ?? `runs/${file?.stem ?? "default"}`,
+    log_dir:
+      parsed.log_dir ??
+      freeDirectory(`runs/${file?.stem ?? "default"}`, parsed.resume_from === null ? isTaken : () => false),
   });
   checkDomains(config, knownDomains, whereIs("task_order"));
   const violation = firstViolation(config, command);
   if (violation !== null) throw new UserError(whereIs(violation.option), violation.sentence);
   return config;
+}
+
+/** `runs/quickstart`, else `runs/quickstart-2`, … */
+function freeDirectory(name: string, isTaken: (log_dir: string) => boolean): string {
+  let free = name;
+  for (let number = 2; isTaken(free); number++) free = `${name}-${number}`;
+  return free;
 }
 
 /** `{ user: { kind: "local" } }` → `{ "user.kind": "local" }`; unknown keys fail here. */

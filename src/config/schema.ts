@@ -157,7 +157,7 @@ const cl = {
 };
 
 const output = {
-  log_dir: maybe(text("Run directory; null = `runs/` and the config's name.")),
+  log_dir: maybe(text("Run directory; null = `runs/` and the config's name, numbered where that holds a run.")),
   resume_from: maybe(text("Checkpoint directory of an earlier run to go on from.")),
   wandb_project: maybe(text("Not in this release: a name is refused.")),
 };

@@ -15,6 +15,8 @@ import type { RunConfig } from "../config/schema.ts";
 
 const MARKS = ["config.json", "metrics.jsonl"];
 
+export const holdsRun = (log_dir: string): boolean => MARKS.some((name) => existsSync(join(log_dir, name)));
+
 /** Before anything slow: may this run use the directory? */
 export function checkRunDirectory(log_dir: string, resume: Checkpoint | null): void {
   if (resume !== null && resolve(log_dir) === resume.log_dir) return;

@@ -144,6 +144,22 @@ test("a config cannot be changed", async () => {
   expect(() => Object.assign(config.user, { kind: "local" })).toThrow();
 });
 
+test("a run directory that nobody named is numbered when it is taken; a named one never", () => {
+  const taken = ["runs/default", "runs/default-2", "mine"];
+  const resolve = (flags: object) =>
+    resolveConfig({
+      command: "train",
+      file: null,
+      flags: { model_name_or_path: "m", task_order: ["rail"], ...flags },
+      env: {},
+      knownDomains: KNOWN_DOMAINS,
+      isTaken: (log_dir) => taken.includes(log_dir),
+    }).log_dir;
+  expect(resolve({})).toBe("runs/default-3");
+  expect(resolve({ log_dir: "mine" })).toBe("mine");
+  expect(resolve({ resume_from: "runs/default" })).toBe("runs/default");
+});
+
 test("TAU2_DATA_DIR stands in for tau2_data_dir, and is resolved into the config", async () => {
   expect((await configOf(MODEL, { env: { TAU2_DATA_DIR: "/t" } })).tau2_data_dir).toBe("/t");
   expect((await configOf(`${MODEL} --tau2_data_dir /u`, { env: { TAU2_DATA_DIR: "/t" } })).tau2_data_dir).toBe("/u");
