@@ -216,16 +216,16 @@ fn pack_a(a: View, first: usize, rows: usize, pc: usize, kc: usize, height: usiz
     for i in (0..rows).step_by(height) {
         let m = height.min(rows - i);
         let panel = &mut out[i * kc..][..m * kc];
+        if a.row == 1 {
+            for (p, column) in panel.chunks_exact_mut(m).enumerate() {
+                column.copy_from_slice(&a.data[(pc + p) * a.column + first + i..][..m]);
+            }
+            continue;
+        }
         for r in 0..m {
             let start = (first + i + r) * a.row + pc * a.column;
-            if a.column == 1 {
-                for (p, value) in a.data[start..start + kc].iter().enumerate() {
-                    panel[p * m + r] = *value;
-                }
-            } else {
-                for p in 0..kc {
-                    panel[p * m + r] = a.data[start + p * a.column];
-                }
+            for (p, value) in a.data[start..].iter().step_by(a.column).take(kc).enumerate() {
+                panel[p * m + r] = *value;
             }
         }
     }
