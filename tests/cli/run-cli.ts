@@ -10,18 +10,24 @@ export const emptyDirectory = () => mkdtempSync(join(tmpdir(), "grpo-cl-cli-"));
 
 export interface CliOptions {
   readonly cwd?: string;
-  /** Beside PATH and HOME. */
+  /** Beside what is inherited. */
   readonly env?: Readonly<Record<string, string>>;
 }
 
 export function startCli(args: readonly string[], { cwd = emptyDirectory(), env = {} }: CliOptions = {}) {
   return Bun.spawn([process.execPath, MAIN, ...args], {
     cwd,
-    env: { PATH: "/usr/bin:/bin", HOME: process.env.HOME ?? cwd, ...env },
+    env: { ...inherited(), ...env },
     stdout: "pipe",
     stderr: "pipe",
     timeout: LIMIT_MS,
   });
+}
+
+/** What finds programs, caches and the core; nothing else of ours may change a test. */
+function inherited(): Record<string, string> {
+  const names = ["PATH", "HOME", "CARGO_TARGET_DIR", "GRPO_CL_CORE"];
+  return Object.fromEntries(names.flatMap((name) => (process.env[name] ? [[name, process.env[name]]] : [])));
 }
 
 export async function runCli(args: readonly string[], options: CliOptions = {}) {
