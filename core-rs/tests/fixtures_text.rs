@@ -186,6 +186,8 @@ fn fixtures_which_template_is_taken() {
         ("named", named.clone(), None, Json::Null, "plain"),
         ("named_tools", named.clone(), None, json!([{}]), "tools"),
         ("file", named, Some("file"), json!([{}]), "file"),
+        // Jinja reads every kind of line end as \n.
+        ("windows", json!("a\r\n{% if true %}\r\nb{% endif %}"), None, Json::Null, "a\nb"),
     ] {
         let text = text_with(name, &fixtures, &json!({ "chat_template": chat_template }), jinja).unwrap();
         assert_eq!(render(&text, &case(tools)).unwrap(), expected, "{name}");

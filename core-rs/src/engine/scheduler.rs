@@ -259,11 +259,12 @@ impl Scheduler {
         }
     }
 
+    /// The sequence ends with its sample, whether that waits or runs.
     fn cancel(&mut self, id: u64) {
-        if let Some(index) =
-            self.waiting.iter().position(|(waiting, job)| *waiting == id && matches!(job, Job::Sample(_)))
-        {
-            self.waiting.remove(index);
+        let is_it = |(waiting, job): &(u64, Job)| *waiting == id && matches!(job, Job::Sample(_));
+        let waiting = self.waiting.iter().position(is_it).and_then(|index| self.waiting.remove(index));
+        if let Some((_, Job::Sample(job))) = waiting {
+            job.sequence.into_iter().for_each(|handle| self.forget(handle));
             self.finish(id, Err(Error::Cancelled));
         }
         self.fail_sample(id, Error::Cancelled);

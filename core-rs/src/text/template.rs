@@ -2,7 +2,7 @@
 //! `raise_exception` and `strftime_now` (transformers/utils/chat_template_utils.py).
 use super::{clock, python};
 use crate::error::{Error, Result};
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, ErrorKind, Value};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ impl ChatTemplate {
         let mut environment = transformers_environment();
         for (name, source) in sources {
             environment
-                .add_template_owned(name, without_generation_marks(&source))
+                .add_template_owned(name, without_generation_marks(&source.replace("\r\n", "\n")))
                 .map_err(|error| format!("chat template: {}", described(&error)))?;
         }
         let special_tokens =
@@ -93,12 +93,19 @@ fn transformers_environment() -> Environment<'static> {
     environment.set_formatter(|out, _, value| Ok(out.write_str(&python::text(value))?));
     environment.add_filter("string", |value: &Value| python::text(value).into_owned());
     environment.add_filter("tojson", to_json);
+    environment.add_test("iterable", |value: &Value| is_sized(value) || value.kind() == ValueKind::Iterable);
+    environment.add_test("sequence", is_sized);
     environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
     let loaded_at = clock::now();
     environment.add_function("strftime_now", move |format: &str| loaded_at.strftime(format));
     environment
+}
+
+/// Has a length in Python: lists, dicts, texts and Jinja's undefined, but not None.
+fn is_sized(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Undefined)
 }
 
 fn to_json(value: &Value, options: Kwargs) -> std::result::Result<Value, minijinja::Error> {
