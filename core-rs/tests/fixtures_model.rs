@@ -69,10 +69,22 @@ impl Arrays {
         self.tensors().tensor(name).unwrap().shape().to_vec()
     }
     fn f32(&self, name: &str) -> Vec<f32> {
-        self.tensors().tensor(name).unwrap().data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+        self.tensors()
+            .tensor(name)
+            .unwrap()
+            .data()
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
     }
     fn i64(&self, name: &str) -> Vec<i64> {
-        self.tensors().tensor(name).unwrap().data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
+        self.tensors()
+            .tensor(name)
+            .unwrap()
+            .data()
+            .chunks_exact(8)
+            .map(|b| i64::from_le_bytes(b.try_into().unwrap()))
+            .collect()
     }
 }
 
@@ -104,7 +116,8 @@ fn argmax(logits: &[f32]) -> u32 {
 fn fixtures_logits_and_argmax() {
     for_each_model(|directory, expected, kernels| {
         let model = load(directory, kernels);
-        let (forward, logits) = (json(expected.join("forward.json")), Arrays::open(expected.join("logits.safetensors")));
+        let (forward, logits) =
+            (json(expected.join("forward.json")), Arrays::open(expected.join("logits.safetensors")));
         for (i, prompt) in forward["prompts"].as_array().unwrap().iter().enumerate() {
             let rows = step_logits(&model, &ids(&prompt["ids"]));
             let best: Vec<u32> = rows.iter().map(|row| argmax(row)).collect();
@@ -155,8 +168,12 @@ fn fixtures_logprobs_and_entropies() {
         for case in forward["logprobs"].as_array().unwrap() {
             let prompt = ids(&forward["prompts"][case["prompt"].as_u64().unwrap() as usize]["ids"]);
             let tokens = [prompt.clone(), ids(&case["continuation"])].concat();
-            let found = distributions(&model, &tokens, &[0, tokens.len() as u32], case["temperature"].as_f64().unwrap() as f32).unwrap();
-            for (i, (logprob, entropy)) in numbers(&case["logprobs"]).into_iter().zip(numbers(&case["entropy"])).enumerate() {
+            let found =
+                distributions(&model, &tokens, &[0, tokens.len() as u32], case["temperature"].as_f64().unwrap() as f32)
+                    .unwrap();
+            for (i, (logprob, entropy)) in
+                numbers(&case["logprobs"]).into_iter().zip(numbers(&case["entropy"])).enumerate()
+            {
                 close(found[prompt.len() + i].logprob as f64, logprob, LOGPROB_TOLERANCE, "log-probability");
                 close(found[prompt.len() + i].entropy as f64, entropy, LOGPROB_TOLERANCE, "entropy");
             }
@@ -186,11 +203,22 @@ impl RaggedBatch {
         let (sequences, width) = (arrays.shape("completion_ids")[0], arrays.shape("completion_ids")[1]);
         let prompt_width = arrays.shape("prompt_ids")[1];
         let (prompt, prompt_mask) = (arrays.i64("prompt_ids"), arrays.i64("prompt_mask"));
-        let (completion, completion_mask, tool_mask) = (arrays.i64("completion_ids"), arrays.i64("completion_mask"), arrays.i64("tool_mask"));
-        let (advantages, old, reference) = (arrays.f32("advantages"), arrays.f32("old_per_token_logps"), arrays.f32("ref_per_token_logps"));
+        let (completion, completion_mask, tool_mask) =
+            (arrays.i64("completion_ids"), arrays.i64("completion_mask"), arrays.i64("tool_mask"));
+        let (advantages, old, reference) =
+            (arrays.f32("advantages"), arrays.f32("old_per_token_logps"), arrays.f32("ref_per_token_logps"));
         let empty = Vec::new;
-        let mut batch =
-            Self { tokens: vec![], offsets: vec![0], mask: empty(), advantages: empty(), old: empty(), reference: empty(), sequences, width, places: vec![] };
+        let mut batch = Self {
+            tokens: vec![],
+            offsets: vec![0],
+            mask: empty(),
+            advantages: empty(),
+            old: empty(),
+            reference: empty(),
+            sequences,
+            width,
+            places: vec![],
+        };
         for s in 0..sequences {
             for i in (0..prompt_width).map(|i| s * prompt_width + i).filter(|i| prompt_mask[*i] == 1) {
                 batch.push(prompt[i], 0.0, 0.0, 0.0, 0.0);
@@ -235,7 +263,13 @@ impl RaggedBatch {
 
     fn gradient(&self, trainer: &mut Trainer, model: &Model, loss_type: &str, loss: &Loss) -> GradientReport {
         let weights = self.weights(loss_type);
-        let batch = Batch { tokens_n: &self.tokens, offsets: &self.offsets, weights_n: &weights, advantages_n: &self.advantages, old_logprobs_n: &self.old };
+        let batch = Batch {
+            tokens_n: &self.tokens,
+            offsets: &self.offsets,
+            weights_n: &weights,
+            advantages_n: &self.advantages,
+            old_logprobs_n: &self.old,
+        };
         // the fixture's reference log-probabilities belong to no model that is there
         trainer.forward_backward_against(model, Some(&self.reference), &batch, loss).unwrap()
     }
@@ -282,11 +316,17 @@ fn fixtures_grpo_losses_and_gradients() {
                 let metrics = &case["metrics"];
                 close(report.entropy_mean, metrics["entropy"].as_f64().unwrap(), LOGPROB_TOLERANCE, "entropy");
                 if let Some(kl) = metrics["kl"].as_f64() {
-                    close(report.kl_mean, kl, LOGPROB_TOLERANCE, &format!("kl, ratio correction {}", case["use_bias_correction_kl"]));
+                    close(
+                        report.kl_mean,
+                        kl,
+                        LOGPROB_TOLERANCE,
+                        &format!("kl, ratio correction {}", case["use_bias_correction_kl"]),
+                    );
                 }
                 close(report.clip_low_fraction, metrics["clip_ratio/low_mean"].as_f64().unwrap(), 1e-6, "clip low");
                 close(report.clip_high_fraction, metrics["clip_ratio/high_mean"].as_f64().unwrap(), 1e-6, "clip high");
-                let is_full_case = case["beta"] == 0.1 && case["epsilon_high"] == 0.28 && case["use_bias_correction_kl"] == false;
+                let is_full_case =
+                    case["beta"] == 0.1 && case["epsilon_high"] == 0.28 && case["use_bias_correction_kl"] == false;
                 let mut squares = 0.0;
                 for (parameter, gradient) in model.parameters.iter().zip(trainer.gradients()) {
                     let gradient = flat(gradient);
@@ -319,8 +359,18 @@ fn fixtures_per_token_logprobs_of_the_batch() {
         let found = distributions(&model, &batch.tokens, &batch.offsets, 1.0).unwrap();
         let loss_tokens = found.iter().zip(&batch.mask).filter(|(_, m)| **m == 1.0).map(|(d, _)| d);
         for (distribution, (row, column)) in loss_tokens.zip(&batch.places) {
-            close(distribution.logprob as f64, logprobs[row * batch.width + column] as f64, LOGPROB_TOLERANCE, "log-probability");
-            close(distribution.entropy as f64, entropy[row * batch.width + column] as f64, LOGPROB_TOLERANCE, "entropy");
+            close(
+                distribution.logprob as f64,
+                logprobs[row * batch.width + column] as f64,
+                LOGPROB_TOLERANCE,
+                "log-probability",
+            );
+            close(
+                distribution.entropy as f64,
+                entropy[row * batch.width + column] as f64,
+                LOGPROB_TOLERANCE,
+                "entropy",
+            );
         }
     });
 }
@@ -343,7 +393,14 @@ fn fixtures_adamw_steps() {
                 weight_decay: config["weight_decay"].as_f64().unwrap(),
                 max_grad_norm: clip.unwrap_or(0.0),
             };
-            let loss = Loss::Grpo { clip_low: 0.2, clip_high: 0.28, kl_coef: 0.1, kl_ratio_correction: false, entropy_coef: 0.0, temperature: 1.0 };
+            let loss = Loss::Grpo {
+                clip_low: 0.2,
+                clip_high: 0.28,
+                kl_coef: 0.1,
+                kl_ratio_correction: false,
+                entropy_coef: 0.0,
+                temperature: 1.0,
+            };
             for (i, step) in config["steps"].as_array().unwrap().iter().enumerate() {
                 let report = batch.gradient(&mut trainer, &model, "dapo", &loss);
                 close(report.loss, step["loss_before"].as_f64().unwrap(), 1e-4, "loss before the step");
@@ -388,12 +445,17 @@ fn fixtures_sampled_logprobs_are_the_trained_ones_bit_for_bit() {
         let stepped = step_logits(&model, &tokens);
         for (t, logits) in stepped.iter().enumerate().take(tokens.len() - 1) {
             let inverse = 1.0 / 0.7f32;
-            let sampled = logits[tokens[t + 1] as usize] * inverse - grpo_core::kernels::simd::log_sum_exp(logits, inverse);
+            let sampled =
+                logits[tokens[t + 1] as usize] * inverse - grpo_core::kernels::simd::log_sum_exp(logits, inverse);
             assert_eq!(sampled.to_bits(), trained[t + 1].logprob.to_bits(), "token {}", t + 1);
         }
         let mut cache = model.new_cache(usize::MAX, true);
         cache.open(&tokens).unwrap();
-        let chunked = std::iter::repeat_with(|| model.step(&mut cache, 7).unwrap()).find(|rows| !rows.is_empty()).unwrap().remove(0).1;
+        let chunked = std::iter::repeat_with(|| model.step(&mut cache, 7).unwrap())
+            .find(|rows| !rows.is_empty())
+            .unwrap()
+            .remove(0)
+            .1;
         let same = chunked.iter().zip(stepped.last().unwrap()).all(|(a, b)| a.to_bits() == b.to_bits());
         assert!(same, "a chunked prefill differs from single steps");
     });
@@ -408,8 +470,12 @@ fn fixtures_shared_prefixes_change_no_bit() {
         }
         let model = load(directory, kernels);
         let trunk: Vec<u32> = (0..150).map(|i| (i * 37 + 11) % 6000).collect();
-        let branches: Vec<Vec<u32>> = (0..6).map(|b| [&trunk[..100 + 10 * (b as usize % 3)], &[b * 7 + 1, b * 5 + 2, 3]].concat()).collect();
-        let alone: Vec<Vec<f32>> = branches.iter().map(|tokens| step_logits(&model, &[tokens.as_slice(), &[42]].concat()).pop().unwrap()).collect();
+        let branches: Vec<Vec<u32>> =
+            (0..6).map(|b| [&trunk[..100 + 10 * (b as usize % 3)], &[b * 7 + 1, b * 5 + 2, 3]].concat()).collect();
+        let alone: Vec<Vec<f32>> = branches
+            .iter()
+            .map(|tokens| step_logits(&model, &[tokens.as_slice(), &[42]].concat()).pop().unwrap())
+            .collect();
         let mut cache = model.new_cache(usize::MAX, true);
         let mut opened = Vec::new();
         for tokens in &branches {

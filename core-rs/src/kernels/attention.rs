@@ -109,7 +109,17 @@ impl QueryBlock {
         for span in spans {
             let out = OutAt { data: scores[column..].as_mut_ptr(), row: keys, accumulate: false };
             // SAFETY: columns column..column + span.len of a stacked × keys array that this thread owns.
-            unsafe { gemm_at(stacked, span.len, self.dim, View::rows(q, self.dim), Right::View(span.k.transposed()), out, Threads::One) };
+            unsafe {
+                gemm_at(
+                    stacked,
+                    span.len,
+                    self.dim,
+                    View::rows(q, self.dim),
+                    Right::View(span.k.transposed()),
+                    out,
+                    Threads::One,
+                )
+            };
             column += span.len;
         }
         assert_eq!(column, keys, "spans and visible keys differ");
@@ -161,11 +171,22 @@ struct Task<'a> {
 impl<'a> Task<'a> {
     fn of_nodes(nodes: &'a [Node], shape: HeadShape, kv_head: usize) -> impl Iterator<Item = Task<'a>> {
         nodes.iter().flat_map(move |node| {
-            (0..node.len).step_by(shape.block_rows()).map(move |first| Task { node, first, rows: shape.block_rows().min(node.len - first), kv_head })
+            (0..node.len).step_by(shape.block_rows()).map(move |first| Task {
+                node,
+                first,
+                rows: shape.block_rows().min(node.len - first),
+                kv_head,
+            })
         })
     }
     fn query(&self, shape: HeadShape) -> QueryBlock {
-        QueryBlock { group: shape.group(), rows: self.rows, base: self.node.depth() + self.first, dim: shape.dim, scale: shape.scale() }
+        QueryBlock {
+            group: shape.group(),
+            rows: self.rows,
+            base: self.node.depth() + self.first,
+            dim: shape.dim,
+            scale: shape.scale(),
+        }
     }
     fn first_row(&self) -> usize {
         self.node.start + self.first
@@ -176,7 +197,11 @@ impl<'a> Task<'a> {
     }
     fn spans<'b>(&self, k: &'b [f32], v: &'b [f32], shape: HeadShape) -> Vec<Keys<'b>> {
         let width = shape.kv_heads * shape.dim;
-        let at = |x: &'b [f32], start: usize| View { data: &x[start * width + self.kv_head * shape.dim..], row: width, column: 1 };
+        let at = |x: &'b [f32], start: usize| View {
+            data: &x[start * width + self.kv_head * shape.dim..],
+            row: width,
+            column: 1,
+        };
         self.segments().map(|(start, len)| Keys { k: at(k, start), v: at(v, start), len }).collect()
     }
 }
@@ -220,7 +245,14 @@ impl Shared {
 
 /// softmax(Q·Kᵀ / √D)·V along the tree. q `[N, heads · D]`, k and v `[N, kv_heads · D]`; returns the output `[N, heads · D]`
 /// and each row's log-sum-exp `[N, heads]`.
-pub fn attention(kernels: Kernels, q: &Tensor, k: &Tensor, v: &Tensor, nodes: &[Node], shape: HeadShape) -> Result<(Tensor, Tensor)> {
+pub fn attention(
+    kernels: Kernels,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    nodes: &[Node],
+    shape: HeadShape,
+) -> Result<(Tensor, Tensor)> {
     if kernels == Kernels::Plain {
         return plain::attention(q, k, v, nodes, shape);
     }
@@ -235,13 +267,32 @@ pub fn attention(kernels: Kernels, q: &Tensor, k: &Tensor, v: &Tensor, nodes: &[
             tasks.par_iter().for_each(|task| {
                 SCRATCH.with_borrow_mut(|scratch| {
                     let query = task.query(shape);
-                    stack_heads(q, task.first_row(), task.rows, task.kv_head, shape, sized(&mut scratch.q, query.group * task.rows * shape.dim));
+                    stack_heads(
+                        q,
+                        task.first_row(),
+                        task.rows,
+                        task.kv_head,
+                        shape,
+                        sized(&mut scratch.q, query.group * task.rows * shape.dim),
+                    );
                     query.attend(scratch, &task.spans(k, v, shape));
                     let stacked = query.group * task.rows;
                     // SAFETY: a task owns its rows of its heads.
                     unsafe {
-                        out.unstack_heads(&scratch.out[..stacked * shape.dim], task.first_row(), task.rows, task.kv_head, shape);
-                        lse.unstack_heads(&scratch.lse[..stacked], task.first_row(), task.rows, task.kv_head, HeadShape { dim: 1, ..shape });
+                        out.unstack_heads(
+                            &scratch.out[..stacked * shape.dim],
+                            task.first_row(),
+                            task.rows,
+                            task.kv_head,
+                            shape,
+                        );
+                        lse.unstack_heads(
+                            &scratch.lse[..stacked],
+                            task.first_row(),
+                            task.rows,
+                            task.kv_head,
+                            HeadShape { dim: 1, ..shape },
+                        );
                     }
                 });
             });
@@ -261,20 +312,31 @@ pub struct Attended<'a> {
 
 /// (dq, dk, dv) from d_out. Probabilities are made again from the log-sum-exp, block by block (Dao et al. 2022):
 /// P = exp(S/√D − lse), dV += Pᵀ·dO, dS = P·(dO·Vᵀ − rowsum(dO·O)), dQ += dS·K/√D, dK += dSᵀ·Q/√D.
-pub fn attention_backward(kernels: Kernels, d_out: &Tensor, saved: &Attended, nodes: &[Node], shape: HeadShape) -> Result<(Tensor, Tensor, Tensor)> {
+pub fn attention_backward(
+    kernels: Kernels,
+    d_out: &Tensor,
+    saved: &Attended,
+    nodes: &[Node],
+    shape: HeadShape,
+) -> Result<(Tensor, Tensor, Tensor)> {
     if kernels == Kernels::Plain {
         return plain::attention_backward(d_out, saved, nodes, shape);
     }
     let rows = saved.q.dim(0)?;
     let width = shape.kv_heads * shape.dim;
     let dq = uninitialised((rows, shape.heads * shape.dim))?;
-    let (dk, dv) = (Tensor::zeros((rows, width), DType::F32, d_out.device())?, Tensor::zeros((rows, width), DType::F32, d_out.device())?);
-    let (q, k, v, o, lse, d_out) = (read(saved.q)?, read(saved.k)?, read(saved.v)?, read(saved.out)?, read(saved.lse)?, read(d_out)?);
+    let (dk, dv) = (
+        Tensor::zeros((rows, width), DType::F32, d_out.device())?,
+        Tensor::zeros((rows, width), DType::F32, d_out.device())?,
+    );
+    let (q, k, v, o, lse, d_out) =
+        (read(saved.q)?, read(saved.k)?, read(saved.v)?, read(saved.out)?, read(saved.lse)?, read(d_out)?);
     let memory = Memory { q: &q, k: &k, v: &v, o: &o, lse: &lse, d_out: &d_out };
     write(&dq, |dq| {
         write(&dk, |dk| {
             write(&dv, |dv| {
-                let targets = Targets { dq: Shared(dq.as_mut_ptr()), dk: Shared(dk.as_mut_ptr()), dv: Shared(dv.as_mut_ptr()) };
+                let targets =
+                    Targets { dq: Shared(dq.as_mut_ptr()), dk: Shared(dk.as_mut_ptr()), dv: Shared(dv.as_mut_ptr()) };
                 // one task per key/value head: only so do two tasks never add to the same key
                 (0..shape.kv_heads).into_par_iter().for_each(|kv_head| {
                     for task in Task::of_nodes(nodes, shape, kv_head) {
@@ -306,7 +368,9 @@ struct Targets {
 fn block_backward(task: &Task, memory: &Memory, targets: Targets, shape: HeadShape, scratch: &mut Scratch) {
     let query = task.query(shape);
     let (stacked, keys, dim) = (query.group * task.rows, query.keys(), shape.dim);
-    let stack = |x: &[f32], shape: HeadShape, out: &mut Vec<f32>| stack_heads(x, task.first_row(), task.rows, task.kv_head, shape, sized(out, stacked * shape.dim));
+    let stack = |x: &[f32], shape: HeadShape, out: &mut Vec<f32>| {
+        stack_heads(x, task.first_row(), task.rows, task.kv_head, shape, sized(out, stacked * shape.dim))
+    };
     stack(memory.q, shape, &mut scratch.q);
     stack(memory.o, shape, &mut scratch.out);
     stack(memory.d_out, shape, &mut scratch.d_out);
@@ -373,12 +437,22 @@ pub fn cached_attention(kernels: Kernels, q: &Tensor, segments: &[CachedRows], s
     let q: &[f32] = &q;
     let caches = segments
         .iter()
-        .map(|segment| segment.spans.iter().map(|span| Ok((read(&span.keys)?, read(&span.values)?, span.keys.dim(D::Minus1)?, span.len))).collect())
+        .map(|segment| {
+            segment
+                .spans
+                .iter()
+                .map(|span| Ok((read(&span.keys)?, read(&span.values)?, span.keys.dim(D::Minus1)?, span.len)))
+                .collect()
+        })
         .collect::<Result<Vec<Vec<_>>>>()?;
     let blocks: Vec<(usize, usize, usize)> = segments
         .iter()
         .enumerate()
-        .flat_map(|(index, segment)| (0..segment.len).step_by(shape.block_rows()).flat_map(move |first| (0..shape.kv_heads).map(move |head| (index, first, head))))
+        .flat_map(|(index, segment)| {
+            (0..segment.len)
+                .step_by(shape.block_rows())
+                .flat_map(move |first| (0..shape.kv_heads).map(move |head| (index, first, head)))
+        })
         .collect();
     write(&out, |out| {
         let out = Shared(out.as_mut_ptr());
@@ -386,7 +460,13 @@ pub fn cached_attention(kernels: Kernels, q: &Tensor, segments: &[CachedRows], s
             let segment = &segments[index];
             let rows = shape.block_rows().min(segment.len - first);
             let total: usize = segment.spans.iter().map(|span| span.len).sum();
-            let query = QueryBlock { group: shape.group(), rows, base: total - segment.len + first, dim: shape.dim, scale: shape.scale() };
+            let query = QueryBlock {
+                group: shape.group(),
+                rows,
+                base: total - segment.len + first,
+                dim: shape.dim,
+                scale: shape.scale(),
+            };
             let mut left = query.keys();
             let spans: Vec<Keys> = caches[index]
                 .iter()
@@ -394,7 +474,11 @@ pub fn cached_attention(kernels: Kernels, q: &Tensor, segments: &[CachedRows], s
                     let at = kv_head * shape.dim * capacity;
                     let len = (*len).min(left);
                     left -= len;
-                    Keys { k: View { data: &keys[at..], row: 1, column: *capacity }, v: View::rows(&values[at..], shape.dim), len }
+                    Keys {
+                        k: View { data: &keys[at..], row: 1, column: *capacity },
+                        v: View::rows(&values[at..], shape.dim),
+                        len,
+                    }
                 })
                 .filter(|span| span.len > 0)
                 .collect();
@@ -403,7 +487,9 @@ pub fn cached_attention(kernels: Kernels, q: &Tensor, segments: &[CachedRows], s
                 stack_heads(q, segment.start + first, rows, kv_head, shape, sized(&mut scratch.q, stacked * shape.dim));
                 query.attend(scratch, &spans);
                 // SAFETY: a block owns its rows of its heads.
-                unsafe { out.unstack_heads(&scratch.out[..stacked * shape.dim], segment.start + first, rows, kv_head, shape) };
+                unsafe {
+                    out.unstack_heads(&scratch.out[..stacked * shape.dim], segment.start + first, rows, kv_head, shape)
+                };
             });
         };
         blocks.par_iter().for_each(attend);
@@ -418,7 +504,12 @@ mod plain {
     /// `[L, kv_heads · D]` → `[heads, L, D]`, each key/value head repeated for its group.
     fn per_head(x: &Tensor, shape: HeadShape) -> Result<Tensor> {
         let keys = x.dim(0)?;
-        let x = x.reshape((keys, shape.kv_heads, 1, shape.dim))?.expand((keys, shape.kv_heads, shape.group(), shape.dim))?;
+        let x = x.reshape((keys, shape.kv_heads, 1, shape.dim))?.expand((
+            keys,
+            shape.kv_heads,
+            shape.group(),
+            shape.dim,
+        ))?;
         Ok(x.reshape((keys, shape.heads, shape.dim))?.transpose(0, 1)?.contiguous()?)
     }
 
@@ -433,13 +524,17 @@ mod plain {
 
     fn path(x: &Tensor, node: &Node) -> Result<Tensor> {
         let parts = node.ancestors.iter().copied().chain([(node.start, node.len)]);
-        Ok(Tensor::cat(&parts.map(|(start, len)| x.narrow(0, start, len)).collect::<candle_core::Result<Vec<_>>>()?, 0)?)
+        Ok(Tensor::cat(
+            &parts.map(|(start, len)| x.narrow(0, start, len)).collect::<candle_core::Result<Vec<_>>>()?,
+            0,
+        )?)
     }
 
     /// −inf where row r must not see key c.
     fn mask(rows: usize, base: usize, like: &Tensor) -> Result<Tensor> {
         let keys = base + rows;
-        let values: Vec<f32> = (0..rows * keys).map(|i| if i % keys > base + i / keys { f32::NEG_INFINITY } else { 0.0 }).collect();
+        let values: Vec<f32> =
+            (0..rows * keys).map(|i| if i % keys > base + i / keys { f32::NEG_INFINITY } else { 0.0 }).collect();
         Ok(Tensor::from_vec(values, (1, rows, keys), like.device())?)
     }
 
@@ -465,7 +560,12 @@ mod plain {
         Ok((Tensor::cat(&outs, 0)?, Tensor::cat(&lses, 0)?))
     }
 
-    pub fn attention_backward(d_out: &Tensor, saved: &Attended, nodes: &[Node], shape: HeadShape) -> Result<(Tensor, Tensor, Tensor)> {
+    pub fn attention_backward(
+        d_out: &Tensor,
+        saved: &Attended,
+        nodes: &[Node],
+        shape: HeadShape,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
         let rows = saved.q.dim(0)?;
         let zeros = Tensor::zeros((rows, shape.kv_heads * shape.dim), DType::F32, d_out.device())?;
         let (mut dqs, mut dk, mut dv) = (Vec::new(), zeros.clone(), zeros);
@@ -478,7 +578,13 @@ mod plain {
             let mean = (&d_weights * &weights)?.sum_keepdim(D::Minus1)?;
             let d_scores = ((weights.clone() * d_weights.broadcast_sub(&mean)?)? * shape.scale() as f64)?;
             dqs.push(by_row(&d_scores.matmul(&k)?)?);
-            let ids: Vec<u32> = node.ancestors.iter().copied().chain([(node.start, node.len)]).flat_map(|(start, len)| start as u32..(start + len) as u32).collect();
+            let ids: Vec<u32> = node
+                .ancestors
+                .iter()
+                .copied()
+                .chain([(node.start, node.len)])
+                .flat_map(|(start, len)| start as u32..(start + len) as u32)
+                .collect();
             let ids = Tensor::new(ids, d_out.device())?;
             // the group's query heads add to their one key/value head
             let fold = |x: Tensor| -> Result<Tensor> {
@@ -494,8 +600,16 @@ mod plain {
     pub fn cached_attention(q: &Tensor, segments: &[CachedRows], shape: HeadShape) -> Result<Tensor> {
         let mut outs = Vec::new();
         for segment in segments {
-            let keys = segment.spans.iter().map(|span| Ok(span.keys.narrow(2, 0, span.len)?.permute((2, 0, 1))?.contiguous()?)).collect::<Result<Vec<_>>>()?;
-            let values = segment.spans.iter().map(|span| Ok(span.values.narrow(1, 0, span.len)?.transpose(0, 1)?.contiguous()?)).collect::<Result<Vec<_>>>()?;
+            let keys = segment
+                .spans
+                .iter()
+                .map(|span| Ok(span.keys.narrow(2, 0, span.len)?.permute((2, 0, 1))?.contiguous()?))
+                .collect::<Result<Vec<_>>>()?;
+            let values = segment
+                .spans
+                .iter()
+                .map(|span| Ok(span.values.narrow(1, 0, span.len)?.transpose(0, 1)?.contiguous()?))
+                .collect::<Result<Vec<_>>>()?;
             let (keys, values) = (Tensor::cat(&keys, 0)?.flatten_from(1)?, Tensor::cat(&values, 0)?.flatten_from(1)?);
             let q = by_head(&q.narrow(0, segment.start, segment.len)?, shape.heads, shape.dim)?;
             let (weights, _) = softmax(&q, &per_head(&keys, shape)?, keys.dim(0)? - segment.len, shape)?;

@@ -20,12 +20,14 @@ pub fn rms_norm(kernels: Kernels, x: &Tensor, w: &Tensor, eps: f64) -> Result<(T
     let (x, w) = (read(x)?, read(w)?);
     write(&y, |y| {
         write(&inverse, |inverse| {
-            y.par_chunks_mut(ROWS * width).zip(inverse.par_chunks_mut(ROWS)).zip(x.par_chunks(ROWS * width)).for_each(|((y, inverse), x)| {
-                for ((y, inverse), x) in y.chunks_exact_mut(width).zip(inverse).zip(x.chunks_exact(width)) {
-                    *inverse = 1.0 / (simd::dot(x, x) / width as f32 + eps as f32).sqrt();
-                    scaled_product(y, x, &w, *inverse);
-                }
-            })
+            y.par_chunks_mut(ROWS * width).zip(inverse.par_chunks_mut(ROWS)).zip(x.par_chunks(ROWS * width)).for_each(
+                |((y, inverse), x)| {
+                    for ((y, inverse), x) in y.chunks_exact_mut(width).zip(inverse).zip(x.chunks_exact(width)) {
+                        *inverse = 1.0 / (simd::dot(x, x) / width as f32 + eps as f32).sqrt();
+                        scaled_product(y, x, &w, *inverse);
+                    }
+                },
+            )
         })
     })??;
     Ok((y, inverse))
@@ -39,7 +41,14 @@ simd! {
 }
 
 /// dx = (w·dy − x̂ · mean(w·dy·x̂)) / rms with x̂ = x / rms; dw += Σ dy·x̂.
-pub fn rms_norm_backward(kernels: Kernels, dy: &Tensor, x: &Tensor, w: &Tensor, inverse: &Tensor, dw: &mut Tensor) -> Result<Tensor> {
+pub fn rms_norm_backward(
+    kernels: Kernels,
+    dy: &Tensor,
+    x: &Tensor,
+    w: &Tensor,
+    inverse: &Tensor,
+    dw: &mut Tensor,
+) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     if kernels == Kernels::Plain {
         let normed = x.broadcast_mul(&inverse.unsqueeze(1)?)?;
@@ -51,11 +60,18 @@ pub fn rms_norm_backward(kernels: Kernels, dy: &Tensor, x: &Tensor, w: &Tensor, 
     let dx = uninitialised((rows, width))?;
     let (dy, x, w, inverse) = (read(dy)?, read(x)?, read(w)?, read(inverse)?);
     let partial: Vec<Vec<f32>> = write(&dx, |dx| {
-        (dx.par_chunks_mut(ROWS * width), dy.par_chunks(ROWS * width), x.par_chunks(ROWS * width), inverse.par_chunks(ROWS))
+        (
+            dx.par_chunks_mut(ROWS * width),
+            dy.par_chunks(ROWS * width),
+            x.par_chunks(ROWS * width),
+            inverse.par_chunks(ROWS),
+        )
             .into_par_iter()
             .map(|(dx, dy, x, inverse)| {
                 let mut dw = vec![0f32; width];
-                for (((dx, dy), x), inverse) in dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width)).zip(inverse) {
+                for (((dx, dy), x), inverse) in
+                    dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width)).zip(inverse)
+                {
                     rms_row_backward(dx, &mut dw, dy, x, &w, *inverse);
                 }
                 dw
@@ -70,7 +86,7 @@ simd! {
     pub fn rms_row_backward(dx: &mut [f32], dw: &mut [f32], dy: &[f32], x: &[f32], w: &[f32], inverse: f32) {
         for (((dx, dw), dy), (x, w)) in dx.iter_mut().zip(dw).zip(dy).zip(x.iter().zip(w)) {
             *dx = dy * w;
-            *dw = (dy * (x * inverse)) + *dw;
+            *dw += dy * (x * inverse);
         }
         let mean = simd::dot(dx, x) * inverse / x.len() as f32;
         for (dx, x) in dx.iter_mut().zip(x) { *dx = (*dx - (x * inverse) * mean) * inverse; }
@@ -124,12 +140,14 @@ impl Rotation {
         let half = frequencies.len();
         let mut cos = vec![0f32; positions_n.len() * half];
         let mut sin = cos.clone();
-        (cos.par_chunks_mut(half), sin.par_chunks_mut(half), positions_n).into_par_iter().for_each(|(cos, sin, position)| {
-            for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(frequencies) {
-                let angle = (*position as f32 * frequency) as f64;
-                (*cos, *sin) = (angle.cos() as f32, angle.sin() as f32);
-            }
-        });
+        (cos.par_chunks_mut(half), sin.par_chunks_mut(half), positions_n).into_par_iter().for_each(
+            |(cos, sin, position)| {
+                for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(frequencies) {
+                    let angle = (*position as f32 * frequency) as f64;
+                    (*cos, *sin) = (angle.cos() as f32, angle.sin() as f32);
+                }
+            },
+        );
         let shape = (positions_n.len(), half);
         Ok(Self { cos: Tensor::from_vec(cos, shape, &Device::Cpu)?, sin: Tensor::from_vec(sin, shape, &Device::Cpu)? })
     }
@@ -150,11 +168,16 @@ pub fn rotate(kernels: Kernels, x: Tensor, rotation: &Rotation, inverse: bool) -
     }
     let (cos, sin) = (read(&rotation.cos)?, read(&rotation.sin)?);
     write(&x, |x| {
-        (x.par_chunks_mut(ROWS * width), cos.par_chunks(ROWS * half), sin.par_chunks(ROWS * half)).into_par_iter().for_each(|(x, cos, sin)| {
-            for ((row, cos), sin) in x.chunks_exact_mut(width).zip(cos.chunks_exact(half)).zip(sin.chunks_exact(half)) {
-                row.chunks_exact_mut(2 * half).for_each(|head| rotate_head(head, cos, sin, if inverse { -1.0 } else { 1.0 }));
-            }
-        });
+        (x.par_chunks_mut(ROWS * width), cos.par_chunks(ROWS * half), sin.par_chunks(ROWS * half))
+            .into_par_iter()
+            .for_each(|(x, cos, sin)| {
+                for ((row, cos), sin) in
+                    x.chunks_exact_mut(width).zip(cos.chunks_exact(half)).zip(sin.chunks_exact(half))
+                {
+                    row.chunks_exact_mut(2 * half)
+                        .for_each(|head| rotate_head(head, cos, sin, if inverse { -1.0 } else { 1.0 }));
+                }
+            });
     })?;
     Ok(x)
 }
@@ -178,7 +201,9 @@ pub fn swiglu(kernels: Kernels, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let out = uninitialised(gate.shape())?;
     let (gate, up) = (read(gate)?, read(up)?);
     write(&out, |out| {
-        (out.par_chunks_mut(1 << 13), gate.par_chunks(1 << 13), up.par_chunks(1 << 13)).into_par_iter().for_each(|(out, gate, up)| swiglu_row(out, gate, up));
+        (out.par_chunks_mut(1 << 13), gate.par_chunks(1 << 13), up.par_chunks(1 << 13))
+            .into_par_iter()
+            .for_each(|(out, gate, up)| swiglu_row(out, gate, up));
     })?;
     Ok(out)
 }
@@ -200,7 +225,13 @@ pub fn swiglu_backward(kernels: Kernels, dout: &Tensor, gate: &Tensor, up: &Tens
     let (dout, gate, up) = (read(dout)?, read(gate)?, read(up)?);
     write(&dgate, |dgate| {
         write(&dup, |dup| {
-            (dgate.par_chunks_mut(1 << 13), dup.par_chunks_mut(1 << 13), dout.par_chunks(1 << 13), gate.par_chunks(1 << 13), up.par_chunks(1 << 13))
+            (
+                dgate.par_chunks_mut(1 << 13),
+                dup.par_chunks_mut(1 << 13),
+                dout.par_chunks(1 << 13),
+                gate.par_chunks(1 << 13),
+                up.par_chunks(1 << 13),
+            )
                 .into_par_iter()
                 .for_each(|(dgate, dup, dout, gate, up)| swiglu_row_backward(dgate, dup, dout, gate, up));
         })

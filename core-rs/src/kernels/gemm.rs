@@ -46,7 +46,9 @@ impl Packed {
         assert!(b.reaches(k, n), "packing reads past the matrix");
         let width = panel_width();
         let mut data = vec![0f32; n.div_ceil(width) * width * k];
-        data.par_chunks_mut(width * k.max(1)).enumerate().for_each(|(panel, out)| pack_b(b, 0, k, panel * width, n, width, out));
+        data.par_chunks_mut(width * k.max(1))
+            .enumerate()
+            .for_each(|(panel, out)| pack_b(b, 0, k, panel * width, n, width, out));
         Self { k, n, data }
     }
     pub fn bytes(&self) -> usize {
@@ -76,7 +78,9 @@ pub struct Out<'a> {
 pub fn gemm(m: usize, n: usize, k: usize, a: View, b: Right, out: Out, threads: Threads) {
     assert!(m == 0 || n == 0 || (m - 1) * out.row + n <= out.data.len(), "product writes past its output");
     // SAFETY: the assertion above bounds every write; the slice is borrowed exclusively.
-    unsafe { gemm_at(m, n, k, a, b, OutAt { data: out.data.as_mut_ptr(), row: out.row, accumulate: out.accumulate }, threads) }
+    unsafe {
+        gemm_at(m, n, k, a, b, OutAt { data: out.data.as_mut_ptr(), row: out.row, accumulate: out.accumulate }, threads)
+    }
 }
 
 /// As `Out`, for callers that write disjoint columns of one buffer from several threads.
@@ -101,7 +105,9 @@ pub unsafe fn gemm_at(m: usize, n: usize, k: usize, a: View, b: Right, out: OutA
     assert!(a.reaches(m, k), "product reads past A");
     match b {
         Right::View(view) => assert!(view.reaches(k, n), "product reads past B"),
-        Right::Packed(packed) => assert!(packed.k == k && packed.n == n, "packed B is {}x{}, not {k}x{n}", packed.k, packed.n),
+        Right::Packed(packed) => {
+            assert!(packed.k == k && packed.n == n, "packed B is {}x{}, not {k}x{n}", packed.k, packed.n)
+        }
     }
     if k == 0 {
         if !out.accumulate {
@@ -118,7 +124,14 @@ pub unsafe fn gemm_at(m: usize, n: usize, k: usize, a: View, b: Right, out: OutA
         let nc = NC.min(n - jc);
         for pc in (0..k).step_by(KC) {
             let kc = KC.min(k - pc);
-            let block = Block { m, nc, kc, pc, width, out: OutAt { data: unsafe { out.data.add(jc) }, accumulate: out.accumulate || pc > 0, ..out } };
+            let block = Block {
+                m,
+                nc,
+                kc,
+                pc,
+                width,
+                out: OutAt { data: unsafe { out.data.add(jc) }, accumulate: out.accumulate || pc > 0, ..out },
+            };
             match b {
                 Right::Packed(packed) => {
                     // panel p of the whole matrix holds k rows; this block uses rows pc..pc + kc of it
@@ -131,7 +144,9 @@ pub unsafe fn gemm_at(m: usize, n: usize, k: usize, a: View, b: Right, out: OutA
                         buffer.resize(panels * width * kc, 0.0);
                     }
                     let used = &mut buffer[..panels * width * kc];
-                    let pack = |(panel, target): (usize, &mut [f32])| pack_b(view, pc, kc, jc + panel * width, n.min(jc + nc), width, target);
+                    let pack = |(panel, target): (usize, &mut [f32])| {
+                        pack_b(view, pc, kc, jc + panel * width, n.min(jc + nc), width, target)
+                    };
                     if parallel {
                         used.par_chunks_mut(width * kc).enumerate().for_each(pack);
                     } else {
@@ -173,11 +188,26 @@ impl Block {
         let column_chunks = wanted.div_ceil(row_blocks).clamp(1, panels);
         (0..row_blocks * column_chunks).into_par_iter().for_each(|task| {
             let (row_block, chunk) = (task / column_chunks, task % column_chunks);
-            self.tile(a, b, panel_stride, panel_offset, row_block, chunk * panels / column_chunks..(chunk + 1) * panels / column_chunks);
+            self.tile(
+                a,
+                b,
+                panel_stride,
+                panel_offset,
+                row_block,
+                chunk * panels / column_chunks..(chunk + 1) * panels / column_chunks,
+            );
         });
     }
 
-    fn tile(&self, a: View, b: &[f32], panel_stride: usize, panel_offset: usize, row_block: usize, panels: std::ops::Range<usize>) {
+    fn tile(
+        &self,
+        a: View,
+        b: &[f32],
+        panel_stride: usize,
+        panel_offset: usize,
+        row_block: usize,
+        panels: std::ops::Range<usize>,
+    ) {
         let first = row_block * MC;
         let rows = MC.min(self.m - first);
         let height = panel_height();
@@ -400,7 +430,17 @@ mod tests {
 
     #[test]
     fn every_shape_and_layout_gives_the_same_chain_of_fused_additions() {
-        for (m, n, k) in [(1, 1, 1), (1, 33, 300), (7, 16, 5), (12, 32, 257), (13, 47, 64), (100, 70, 513), (97, 2100, 3), (5, 0, 4), (4, 5, 0)] {
+        for (m, n, k) in [
+            (1, 1, 1),
+            (1, 33, 300),
+            (7, 16, 5),
+            (12, 32, 257),
+            (13, 47, 64),
+            (100, 70, 513),
+            (97, 2100, 3),
+            (5, 0, 4),
+            (4, 5, 0),
+        ] {
             let (a, b, c0) = (numbers(m * k, 1), numbers(k * n, 2), numbers(m * n, 3));
             let transpose = |x: &[f32], rows: usize, columns: usize| -> Vec<f32> {
                 (0..columns * rows).map(|i| x[i % rows * columns + i / rows]).collect()
@@ -409,7 +449,11 @@ mod tests {
             let packed = Packed::new(View::rows(&b, n), k, n);
             for accumulate in [false, true] {
                 let lefts = [View::rows(&a, k), View::rows(&a_t, m).transposed()];
-                let rights = [Right::View(View::rows(&b, n)), Right::View(View::rows(&b_t, k).transposed()), Right::Packed(&packed)];
+                let rights = [
+                    Right::View(View::rows(&b, n)),
+                    Right::View(View::rows(&b_t, k).transposed()),
+                    Right::Packed(&packed),
+                ];
                 for left in lefts {
                     for right in rights {
                         for threads in [Threads::One, Threads::All] {

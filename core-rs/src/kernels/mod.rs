@@ -8,7 +8,9 @@ pub mod simd;
 mod slices;
 mod vocabulary;
 
-pub use attention::{Attended, CachedRows, CachedSpan, HeadShape, Node, attention, attention_backward, cached_attention};
+pub use attention::{
+    Attended, CachedRows, CachedSpan, HeadShape, Node, attention, attention_backward, cached_attention,
+};
 pub use elementwise::*;
 pub use products::{Operand, Weight, linear, linear_weight_gradient, product_into};
 pub use slices::{read, uninitialised, write};

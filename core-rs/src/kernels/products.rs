@@ -1,7 +1,7 @@
 //! Matrix products: the one door to `gemm` on the CPU and to candle's product elsewhere.
+use super::Kernels;
 use super::gemm::{Out, Packed, Right, Threads, View, gemm};
 use super::slices::{read, uninitialised, write};
-use super::Kernels;
 use crate::error::Result;
 use candle_core::{D, Tensor};
 use std::sync::OnceLock;

@@ -11,20 +11,36 @@ pub enum Isa {
     Scalar,
 }
 
+/// The widest set of this processor, or a narrower one that the environment variable GRPO_CL_ISA names (`avx2`, `scalar`).
 pub fn isa() -> Isa {
     static ISA: OnceLock<Isa> = OnceLock::new();
-    *ISA.get_or_init(|| {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return Isa::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return Isa::Avx2;
-            }
-        }
-        Isa::Scalar
+    *ISA.get_or_init(|| match std::env::var("GRPO_CL_ISA").as_deref() {
+        Ok("scalar") => Isa::Scalar,
+        Ok("avx2") if has_avx2() => Isa::Avx2,
+        _ if has_avx2() && has_avx512() => Isa::Avx512,
+        _ if has_avx2() => Isa::Avx2,
+        _ => Isa::Scalar,
     })
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx2() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx512() -> bool {
+    false
 }
 
 /// Defines a function whose body is compiled for each instruction set.

@@ -1,9 +1,9 @@
 //! The f32 memory behind a CPU tensor, for fused bodies. Tensors own all storage; nothing here outlives a call.
 use crate::error::Result;
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Shape, Storage, Tensor};
+use parking_lot::RwLockReadGuard;
 use std::cell::Cell;
 use std::ops::{Deref, Range};
-use parking_lot::RwLockReadGuard;
 
 /// Read access to a contiguous f32 tensor on the CPU.
 pub struct Slice<'a> {

@@ -1,9 +1,9 @@
 //! The last product, onto the vocabulary, and what the loss needs of it, in chunks of rows: `[N, V]` never exists whole.
 //! R rows of hidden state · V vocabulary · targets: tokens whose log-probability is asked for, several a row at a branch.
+use super::Kernels;
 use super::products::{Operand, Weight, linear, product_into};
 use super::simd::{self, LANES, simd};
 use super::slices::{read, uninitialised, write};
-use super::Kernels;
 use crate::error::Result;
 use candle_core::{D, Tensor};
 use rayon::prelude::*;
@@ -33,7 +33,13 @@ pub struct Slope {
 }
 
 /// Distributions of `targets` (in order of rows) for hidden `[R, H]` and weight `[V, H]`.
-pub fn vocabulary_forward(kernels: Kernels, hidden: &Tensor, weight: &Weight, targets: &[Target], temperature: f32) -> Result<Vec<Distribution>> {
+pub fn vocabulary_forward(
+    kernels: Kernels,
+    hidden: &Tensor,
+    weight: &Weight,
+    targets: &[Target],
+    temperature: f32,
+) -> Result<Vec<Distribution>> {
     let mut all = Vec::with_capacity(targets.len());
     for chunk in chunks(hidden, weight, targets)? {
         let logits = linear(kernels, &chunk.hidden, weight, None)?;
@@ -59,7 +65,8 @@ pub fn vocabulary_backward(
     for chunk in chunks(hidden, weight, targets)? {
         let logits = linear(kernels, &chunk.hidden, weight, None)?;
         let (found, lse) = distributions(kernels, &logits, &chunk, inverse_temperature)?;
-        let slopes: Vec<Slope> = found.iter().enumerate().map(|(i, distribution)| slope(seen + i, *distribution)).collect();
+        let slopes: Vec<Slope> =
+            found.iter().enumerate().map(|(i, distribution)| slope(seen + i, *distribution)).collect();
         seen += found.len();
         let d_logits = logit_gradient(kernels, logits, &chunk, &found, &lse, &slopes, inverse_temperature)?;
         product_into(kernels, d_weight, Operand::Transposed(&d_logits), Operand::Plain(&chunk.hidden), true)?;
@@ -100,14 +107,20 @@ fn chunks<'a>(hidden: &Tensor, weight: &Weight, targets: &'a [Target]) -> Result
         .step_by(step)
         .map(|first_row| {
             let len = step.min(rows - first_row);
-            let range = targets.partition_point(|t| t.row < first_row)..targets.partition_point(|t| t.row < first_row + len);
+            let range =
+                targets.partition_point(|t| t.row < first_row)..targets.partition_point(|t| t.row < first_row + len);
             Ok(Chunk { hidden: hidden.narrow(0, first_row, len)?, first_row, targets: &targets[range] })
         })
         .collect()
 }
 
 /// Distributions of the chunk's targets, and log Σ exp(logits / T) of its rows.
-fn distributions(kernels: Kernels, logits: &Tensor, chunk: &Chunk, inverse_temperature: f32) -> Result<(Vec<Distribution>, Vec<f32>)> {
+fn distributions(
+    kernels: Kernels,
+    logits: &Tensor,
+    chunk: &Chunk,
+    inverse_temperature: f32,
+) -> Result<(Vec<Distribution>, Vec<f32>)> {
     let (rows, vocabulary) = logits.dims2()?;
     let scaled_rows: Vec<(f32, f32, Vec<f32>)> = if kernels == Kernels::Plain {
         let scaled = (logits * inverse_temperature as f64)?;
@@ -119,7 +132,9 @@ fn distributions(kernels: Kernels, logits: &Tensor, chunk: &Chunk, inverse_tempe
         let by_row = chunk.by_row(rows);
         (0..rows)
             .map(|row| {
-                let picked = chunk.targets[by_row[row].clone()].iter().map(|t| Ok(logprobs.get(row)?.get(t.token as usize)?.to_scalar::<f32>()?));
+                let picked = chunk.targets[by_row[row].clone()]
+                    .iter()
+                    .map(|t| Ok(logprobs.get(row)?.get(t.token as usize)?.to_scalar::<f32>()?));
                 Ok((lse[row], entropy[row], picked.collect::<Result<Vec<f32>>>()?))
             })
             .collect::<Result<_>>()?
@@ -133,13 +148,19 @@ fn distributions(kernels: Kernels, logits: &Tensor, chunk: &Chunk, inverse_tempe
                 let shift = simd::max(row) * inverse_temperature;
                 let (sum, weighted) = exp_sums(row, inverse_temperature, shift);
                 let lse = shift + sum.ln();
-                let picked = chunk.targets[range.clone()].iter().map(|t| row[t.token as usize] * inverse_temperature - lse).collect();
+                let picked = chunk.targets[range.clone()]
+                    .iter()
+                    .map(|t| row[t.token as usize] * inverse_temperature - lse)
+                    .collect();
                 (lse, lse - weighted / sum * inverse_temperature, picked)
             })
             .collect()
     };
     let lse = scaled_rows.iter().map(|(lse, _, _)| *lse).collect();
-    let found = scaled_rows.into_iter().flat_map(|(_, entropy, picked)| picked.into_iter().map(move |logprob| Distribution { logprob, entropy })).collect();
+    let found = scaled_rows
+        .into_iter()
+        .flat_map(|(_, entropy, picked)| picked.into_iter().map(move |logprob| Distribution { logprob, entropy }))
+        .collect();
     Ok((found, lse))
 }
 
@@ -180,7 +201,8 @@ fn logit_gradient(
     let totals: Vec<(f32, f32, f32)> = by_row
         .iter()
         .map(|range| {
-            let (logprob, entropy) = slopes[range.clone()].iter().fold((0.0, 0.0), |(a, b), s| (a + s.logprob, b + s.entropy));
+            let (logprob, entropy) =
+                slopes[range.clone()].iter().fold((0.0, 0.0), |(a, b), s| (a + s.logprob, b + s.entropy));
             (logprob, entropy, found.get(range.start).map_or(0.0, |d| d.entropy))
         })
         .collect();
@@ -192,19 +214,30 @@ fn logit_gradient(
             }
         }
         let device = logits.device();
-        let column = |pick: fn(&(f32, f32, f32)) -> f32| Tensor::from_vec(totals.iter().map(pick).collect::<Vec<f32>>(), (rows, 1), device);
-        let logprobs = (&logits * inverse_temperature as f64)?.broadcast_sub(&Tensor::from_vec(lse.to_vec(), (rows, 1), device)?)?;
-        let factor = logprobs.broadcast_add(&column(|t| t.2)?)?.broadcast_mul(&column(|t| t.1)?)?.broadcast_add(&column(|t| t.0)?)?;
+        let column = |pick: fn(&(f32, f32, f32)) -> f32| {
+            Tensor::from_vec(totals.iter().map(pick).collect::<Vec<f32>>(), (rows, 1), device)
+        };
+        let logprobs = (&logits * inverse_temperature as f64)?.broadcast_sub(&Tensor::from_vec(
+            lse.to_vec(),
+            (rows, 1),
+            device,
+        )?)?;
+        let factor = logprobs
+            .broadcast_add(&column(|t| t.2)?)?
+            .broadcast_mul(&column(|t| t.1)?)?
+            .broadcast_add(&column(|t| t.0)?)?;
         let gradient = (Tensor::from_vec(direct, (rows, vocabulary), device)? - (logprobs.exp()? * factor)?)?;
         return Ok((gradient * inverse_temperature as f64)?);
     }
     write(&logits, |logits| {
-        logits.par_chunks_mut(vocabulary).zip(&totals).zip(lse).zip(&by_row).for_each(|(((row, totals), lse), range)| {
-            logit_row_gradient(row, *lse, totals.0, totals.1, totals.2, inverse_temperature);
-            for i in range.clone() {
-                row[chunk.targets[i].token as usize] += slopes[i].logprob * inverse_temperature;
-            }
-        });
+        logits.par_chunks_mut(vocabulary).zip(&totals).zip(lse).zip(&by_row).for_each(
+            |(((row, totals), lse), range)| {
+                logit_row_gradient(row, *lse, totals.0, totals.1, totals.2, inverse_temperature);
+                for i in range.clone() {
+                    row[chunk.targets[i].token as usize] += slopes[i].logprob * inverse_temperature;
+                }
+            },
+        );
     })?;
     Ok(logits)
 }
@@ -217,4 +250,3 @@ simd! {
         }
     }
 }
-

@@ -4,8 +4,8 @@ use super::forward::{Activations, LayerActivations};
 use super::weights::LayerIds;
 use crate::error::Result;
 use crate::kernels::{
-    Attended, Node, Operand, Rotation, attention_backward, column_sums, linear_weight_gradient, product_into, rms_norm_backward, rotate, scatter_add_rows, sum,
-    swiglu_backward, uninitialised, write, zeros_like,
+    Attended, Node, Operand, Rotation, attention_backward, column_sums, linear_weight_gradient, product_into,
+    rms_norm_backward, rotate, scatter_add_rows, sum, swiglu_backward, uninitialised, write, zeros_like,
 };
 use candle_core::Tensor;
 
@@ -26,7 +26,13 @@ impl Gradients {
 
 impl Model {
     /// Gradient of the rows given to `final_norm`; adds the norm weight's own.
-    pub fn final_norm_backward(&self, d_normed: &Tensor, rows: &Tensor, inverse_rms: &Tensor, gradients: &mut Gradients) -> Result<Tensor> {
+    pub fn final_norm_backward(
+        &self,
+        d_normed: &Tensor,
+        rows: &Tensor,
+        inverse_rms: &Tensor,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor> {
         let norm = &self.parameters[self.ids.norm].weight.tensor;
         rms_norm_backward(self.kernels, d_normed, rows, norm, inverse_rms, &mut gradients.tensors[self.ids.norm])
     }
@@ -36,7 +42,14 @@ impl Model {
     }
 
     /// From the gradient of the last layer's output `[N, H]` down to the embeddings.
-    pub fn backward(&self, d_last: Tensor, tokens_n: &[u32], nodes: &[Node], mut activations: Activations, gradients: &mut Gradients) -> Result<()> {
+    pub fn backward(
+        &self,
+        d_last: Tensor,
+        tokens_n: &[u32],
+        nodes: &[Node],
+        mut activations: Activations,
+        gradients: &mut Gradients,
+    ) -> Result<()> {
         let mut dx = d_last;
         for (layer, ids) in self.ids.layers.iter().enumerate().rev() {
             let input = activations.inputs.pop().expect("one input a layer");
@@ -49,11 +62,21 @@ impl Model {
         scatter_add_rows(self.kernels, &mut gradients.tensors[self.ids.embed], tokens_n, &dx)
     }
 
-    fn layer_backward(&self, ids: &LayerIds, dy: Tensor, kept: LayerActivations, rotation: &Rotation, nodes: &[Node], gradients: &mut Gradients) -> Result<Tensor> {
+    fn layer_backward(
+        &self,
+        ids: &LayerIds,
+        dy: Tensor,
+        kept: LayerActivations,
+        rotation: &Rotation,
+        nodes: &[Node],
+        gradients: &mut Gradients,
+    ) -> Result<Tensor> {
         let kernels = self.kernels;
         let tensor = |id: usize| &self.parameters[id].weight.tensor;
         // dx ← dy·W (added where accumulate); dW += dyᵀ·x
-        let through = |dx: &mut Tensor, dy: &Tensor, id: usize, accumulate: bool| product_into(kernels, dx, Operand::Plain(dy), Operand::Plain(tensor(id)), accumulate);
+        let through = |dx: &mut Tensor, dy: &Tensor, id: usize, accumulate: bool| {
+            product_into(kernels, dx, Operand::Plain(dy), Operand::Plain(tensor(id)), accumulate)
+        };
 
         let mut d_activated = uninitialised(kept.activated.shape())?;
         through(&mut d_activated, &dy, ids.down, false)?;
@@ -64,7 +87,14 @@ impl Model {
         let mut d_normed = uninitialised(kept.middle.shape())?;
         through(&mut d_normed, &d_gate, ids.gate, false)?;
         through(&mut d_normed, &d_up, ids.up, true)?;
-        let d_middle = rms_norm_backward(kernels, &d_normed, &kept.middle, tensor(ids.post_norm), &kept.middle_inverse_rms, &mut gradients.tensors[ids.post_norm])?;
+        let d_middle = rms_norm_backward(
+            kernels,
+            &d_normed,
+            &kept.middle,
+            tensor(ids.post_norm),
+            &kept.middle_inverse_rms,
+            &mut gradients.tensors[ids.post_norm],
+        )?;
         let d_middle = sum(kernels, d_middle, &dy)?;
 
         let mut d_attended = uninitialised(kept.attended.shape())?;
@@ -84,16 +114,37 @@ impl Model {
             }
             through(&mut d_normed, d, id, i > 0)?;
         }
-        let dx = rms_norm_backward(kernels, &d_normed, &kept.x, tensor(ids.input_norm), &kept.inverse_rms, &mut gradients.tensors[ids.input_norm])?;
+        let dx = rms_norm_backward(
+            kernels,
+            &d_normed,
+            &kept.x,
+            tensor(ids.input_norm),
+            &kept.inverse_rms,
+            &mut gradients.tensors[ids.input_norm],
+        )?;
         sum(kernels, dx, &d_middle)
     }
 
-    fn head_norm_backward(&self, dy: &Tensor, x: &Tensor, inverse: &Tensor, id: usize, gradients: &mut Gradients) -> Result<Tensor> {
+    fn head_norm_backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        inverse: &Tensor,
+        id: usize,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor> {
         let (rows, width) = x.dims2()?;
         let dim = self.config.heads.dim;
         let heads = (rows * width / dim, dim);
         let norm = &self.parameters[id].weight.tensor;
-        let dx = rms_norm_backward(self.kernels, &dy.reshape(heads)?, &x.reshape(heads)?, norm, inverse, &mut gradients.tensors[id])?;
+        let dx = rms_norm_backward(
+            self.kernels,
+            &dy.reshape(heads)?,
+            &x.reshape(heads)?,
+            norm,
+            inverse,
+            &mut gradients.tensors[id],
+        )?;
         Ok(dx.reshape((rows, width))?)
     }
 }

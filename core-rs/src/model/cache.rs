@@ -89,7 +89,8 @@ impl Model {
             x = self
                 .layer(ids, x, &rotation, &mut |q, k, v| {
                     cache.store(self.kernels, layer, &runs, k, v)?;
-                    let attended = cached_attention(self.kernels, q, &cache.attended_rows(layer, &runs), self.config.heads)?;
+                    let attended =
+                        cached_attention(self.kernels, q, &cache.attended_rows(layer, &runs), self.config.heads)?;
                     Ok((attended.clone(), attended))
                 })?
                 .0;
@@ -149,7 +150,8 @@ impl Cache {
         }
         let (leaf, used) = *self.path(sequence)?.nodes.last().expect("a path is never empty");
         let node = &self.nodes[&leaf];
-        let fits = node.sequences == 1 && used == node.tokens.len() && node.tokens.len() + tokens.len() <= node.capacity;
+        let fits =
+            node.sequences == 1 && used == node.tokens.len() && node.tokens.len() + tokens.len() <= node.capacity;
         if fits {
             let node = self.node_mut(leaf);
             node.tokens.extend_from_slice(tokens);
@@ -240,7 +242,17 @@ impl Cache {
             self.node_mut(parent).children += 1;
         }
         self.clock += 1;
-        let node = CacheNode { parent, start, tokens: tokens.to_vec(), computed: 0, capacity, layers, sequences: 1, children: 0, last_used: self.clock };
+        let node = CacheNode {
+            parent,
+            start,
+            tokens: tokens.to_vec(),
+            computed: 0,
+            capacity,
+            layers,
+            sequences: 1,
+            children: 0,
+            last_used: self.clock,
+        };
         self.nodes.insert(id, node);
         Ok(id)
     }
@@ -268,7 +280,11 @@ impl Cache {
 
     /// Nodes that a cancelled sequence left unfinished: nobody would ever compute the rest.
     fn drop_uncomputed(&mut self) {
-        while let Some((&id, _)) = self.nodes.iter().find(|(_, node)| node.sequences == 0 && node.children == 0 && node.computed < node.tokens.len()) {
+        while let Some((&id, _)) = self
+            .nodes
+            .iter()
+            .find(|(_, node)| node.sequences == 0 && node.children == 0 && node.computed < node.tokens.len())
+        {
             self.remove_node(id);
         }
     }

@@ -76,7 +76,11 @@ impl Fields<'_> {
         if qkv_bias && architecture != "qwen2" {
             return Err(self.unsupported("attention_bias true outside Qwen2".into()));
         }
-        let eos = generation_json.as_ref().and_then(|g| g.get("eos_token_id")).filter(|v| !v.is_null()).or_else(|| self.json.get("eos_token_id"));
+        let eos = generation_json
+            .as_ref()
+            .and_then(|g| g.get("eos_token_id"))
+            .filter(|v| !v.is_null())
+            .or_else(|| self.json.get("eos_token_id"));
         Ok(ModelConfig {
             qk_norm: architecture == "qwen3",
             architecture,
@@ -116,11 +120,15 @@ impl Fields<'_> {
         let theta = self.number(theta, "rope_theta")?.unwrap_or(10_000.0);
         let plain = (0..dim / 2).map(|i| 1.0 / theta.powf(2.0 * i as f64 / dim as f64));
         let Some(scaling) = scaling else { return Ok(plain.map(|f| f as f32).collect()) };
-        let kind = scaling.get("rope_type").or_else(|| scaling.get("type")).and_then(Value::as_str).unwrap_or("default");
+        let kind =
+            scaling.get("rope_type").or_else(|| scaling.get("type")).and_then(Value::as_str).unwrap_or("default");
         match kind {
             "default" => Ok(plain.map(|f| f as f32).collect()),
             "llama3" => {
-                let field = |name: &str| self.number(scaling.get(name), name)?.ok_or_else(|| self.problem(format!("rope_scaling lacks {name}")));
+                let field = |name: &str| {
+                    self.number(scaling.get(name), name)?
+                        .ok_or_else(|| self.problem(format!("rope_scaling lacks {name}")))
+                };
                 let (factor, low, high) = (field("factor")?, field("low_freq_factor")?, field("high_freq_factor")?);
                 let original = field("original_max_position_embeddings")?;
                 let stretch = |frequency: f64| {
@@ -157,7 +165,9 @@ impl Fields<'_> {
     fn number(&self, value: Option<&Value>, name: &str) -> Result<Option<f64>> {
         match value {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => value.as_f64().map(Some).ok_or_else(|| self.problem(format!("{name} is {value}, not a number"))),
+            Some(value) => {
+                value.as_f64().map(Some).ok_or_else(|| self.problem(format!("{name} is {value}, not a number")))
+            }
         }
     }
 

@@ -44,13 +44,21 @@ impl Model {
         let rotation = Rotation::new(positions_n, &self.config.rotary_frequencies)?;
         let mut x = self.embed(tokens_n)?;
         for ids in &self.ids.layers {
-            x = self.layer(ids, x, &rotation, &mut |q, k, v| attention(self.kernels, q, k, v, nodes, self.config.heads))?.0;
+            x = self
+                .layer(ids, x, &rotation, &mut |q, k, v| attention(self.kernels, q, k, v, nodes, self.config.heads))?
+                .0;
         }
         Ok(x)
     }
 
     /// As `hidden`, keeping what backward needs (only the layers' inputs when `checkpointing`).
-    pub fn forward(&self, tokens_n: &[u32], positions_n: &[u32], nodes: &[Node], checkpointing: bool) -> Result<Activations> {
+    pub fn forward(
+        &self,
+        tokens_n: &[u32],
+        positions_n: &[u32],
+        nodes: &[Node],
+        checkpointing: bool,
+    ) -> Result<Activations> {
         let rotation = Rotation::new(positions_n, &self.config.rotary_frequencies)?;
         let mut x = self.embed(tokens_n)?;
         let (mut inputs, mut layers) = (Vec::new(), Vec::new());
@@ -63,7 +71,13 @@ impl Model {
         Ok(Activations { rotation, inputs, layers, last: x })
     }
 
-    pub(super) fn training_layer(&self, ids: &LayerIds, x: Tensor, rotation: &Rotation, nodes: &[Node]) -> Result<(Tensor, LayerActivations)> {
+    pub(super) fn training_layer(
+        &self,
+        ids: &LayerIds,
+        x: Tensor,
+        rotation: &Rotation,
+        nodes: &[Node],
+    ) -> Result<(Tensor, LayerActivations)> {
         self.layer(ids, x, rotation, &mut |q, k, v| attention(self.kernels, q, k, v, nodes, self.config.heads))
     }
 
@@ -76,14 +90,23 @@ impl Model {
     }
 
     /// One decoder layer: x + attention(norm(x)), then that + mlp(norm(that)).
-    pub(super) fn layer(&self, ids: &LayerIds, x: Tensor, rotation: &Rotation, attend: &mut Attend) -> Result<(Tensor, LayerActivations)> {
+    pub(super) fn layer(
+        &self,
+        ids: &LayerIds,
+        x: Tensor,
+        rotation: &Rotation,
+        attend: &mut Attend,
+    ) -> Result<(Tensor, LayerActivations)> {
         let (kernels, eps) = (self.kernels, self.config.rms_norm_eps);
         let tensor = |id: usize| &self.parameters[id].weight.tensor;
-        let project = |x: &Tensor, id: usize, bias: Option<usize>| linear(kernels, x, &self.parameters[id].weight, bias.map(tensor));
+        let project = |x: &Tensor, id: usize, bias: Option<usize>| {
+            linear(kernels, x, &self.parameters[id].weight, bias.map(tensor))
+        };
 
         let (normed, inverse_rms) = rms_norm(kernels, &x, tensor(ids.input_norm), eps)?;
         let bias = |i: usize| ids.qkv_bias.map(|biases| biases[i]);
-        let (q, k, v) = (project(&normed, ids.q, bias(0))?, project(&normed, ids.k, bias(1))?, project(&normed, ids.v, bias(2))?);
+        let (q, k, v) =
+            (project(&normed, ids.q, bias(0))?, project(&normed, ids.k, bias(1))?, project(&normed, ids.v, bias(2))?);
         let (q, k, raw_qk) = match ids.qk_norm {
             None => (q, k, None),
             Some([q_norm, k_norm]) => {
@@ -100,7 +123,23 @@ impl Model {
         let (gate, up) = (project(&middle_normed, ids.gate, None)?, project(&middle_normed, ids.up, None)?);
         let activated = swiglu(kernels, &gate, &up)?;
         let y = sum(kernels, project(&activated, ids.down, None)?, &middle)?;
-        let kept = LayerActivations { x, normed, inverse_rms, raw_qk, q, k, v, attended, lse, middle, middle_normed, middle_inverse_rms, gate, up, activated };
+        let kept = LayerActivations {
+            x,
+            normed,
+            inverse_rms,
+            raw_qk,
+            q,
+            k,
+            v,
+            attended,
+            lse,
+            middle,
+            middle_normed,
+            middle_inverse_rms,
+            gate,
+            up,
+            activated,
+        };
         Ok((y, kept))
     }
 

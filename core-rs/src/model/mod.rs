@@ -54,7 +54,13 @@ impl Model {
     /// A frozen copy.
     pub fn snapshot(&self) -> Result<Model> {
         let (_, ids) = weights::plan(&self.config);
-        Ok(Model { config: self.config.clone(), dtype: self.dtype, kernels: self.kernels, parameters: weights::copy(&self.parameters)?, ids })
+        Ok(Model {
+            config: self.config.clone(),
+            dtype: self.dtype,
+            kernels: self.kernels,
+            parameters: weights::copy(&self.parameters)?,
+            ids,
+        })
     }
 }
 

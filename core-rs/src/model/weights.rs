@@ -96,9 +96,12 @@ pub fn plan(config: &ModelConfig) -> (Vec<(String, Vec<usize>)>, Ids) {
             v: add("self_attn.v_proj.weight", &[kv_width, hidden]),
             o: add("self_attn.o_proj.weight", &[hidden, q_width]),
             qkv_bias: config.qkv_bias.then(|| {
-                [("q", q_width), ("k", kv_width), ("v", kv_width)].map(|(x, width)| add(&format!("self_attn.{x}_proj.bias"), &[width]))
+                [("q", q_width), ("k", kv_width), ("v", kv_width)]
+                    .map(|(x, width)| add(&format!("self_attn.{x}_proj.bias"), &[width]))
             }),
-            qk_norm: config.qk_norm.then(|| ["q", "k"].map(|x| add(&format!("self_attn.{x}_norm.weight"), &[heads.dim]))),
+            qk_norm: config
+                .qk_norm
+                .then(|| ["q", "k"].map(|x| add(&format!("self_attn.{x}_norm.weight"), &[heads.dim]))),
             gate: add("mlp.gate_proj.weight", &[inner, hidden]),
             up: add("mlp.up_proj.weight", &[inner, hidden]),
             down: add("mlp.down_proj.weight", &[hidden, inner]),
@@ -107,7 +110,8 @@ pub fn plan(config: &ModelConfig) -> (Vec<(String, Vec<usize>)>, Ids) {
         });
     }
     let norm = add("model.norm.weight".into(), &[hidden]);
-    let head = if config.tie_word_embeddings { embed } else { add("lm_head.weight".into(), &[config.vocab_size, hidden]) };
+    let head =
+        if config.tie_word_embeddings { embed } else { add("lm_head.weight".into(), &[config.vocab_size, hidden]) };
     (shapes, Ids { embed, layers, norm, head })
 }
 
@@ -141,7 +145,8 @@ impl Shards {
             let file = std::fs::File::open(&path).map_err(|e| problem(e.to_string()))?;
             // SAFETY: the file is read-only input; a change under us is a wrong number, not memory unsafety we rely on.
             let map = unsafe { Mmap::map(&file) }.map_err(|e| problem(e.to_string()))?;
-            let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| problem(format!("is not a safetensors file: {e}")))?;
+            let (_, header) =
+                SafeTensors::read_metadata(&map).map_err(|e| problem(format!("is not a safetensors file: {e}")))?;
             shards.places.extend(header.tensors().into_keys().map(|name| (name, shards.files.len())));
             shards.files.push((path, map));
         }
@@ -176,7 +181,8 @@ fn shard_paths(directory: &Path) -> Result<Vec<PathBuf>> {
     }
     let path = directory.join("model.safetensors.index.json");
     let problem = |problem: String| Error::File { path: path.clone(), problem };
-    let text = std::fs::read_to_string(&path).map_err(|_| problem("not found, nor is model.safetensors beside it".into()))?;
+    let text =
+        std::fs::read_to_string(&path).map_err(|_| problem("not found, nor is model.safetensors beside it".into()))?;
     let index: serde_json::Value = serde_json::from_str(&text).map_err(|e| problem(e.to_string()))?;
     let map = index.get("weight_map").and_then(|m| m.as_object()).ok_or_else(|| problem("lacks weight_map".into()))?;
     let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
@@ -201,14 +207,19 @@ pub fn write_file<'a>(
 ) -> Result<()> {
     let problem = |problem: String| Error::File { path: file.to_path_buf(), problem };
     let views = tensors
-        .map(|(name, shape, bytes)| Ok((name, TensorView::new(dtype, shape, bytes).map_err(|e| problem(e.to_string()))?)))
+        .map(|(name, shape, bytes)| {
+            Ok((name, TensorView::new(dtype, shape, bytes).map_err(|e| problem(e.to_string()))?))
+        })
         .collect::<Result<Vec<_>>>()?;
     safetensors::serialize_to_file(views, Some(metadata), file).map_err(|e| problem(e.to_string()))
 }
 
 /// A deep copy, for frozen models.
 pub fn copy(parameters: &[Parameter]) -> Result<Vec<Parameter>> {
-    parameters.iter().map(|p| Ok(Parameter { name: p.name.clone(), weight: Weight::new(p.weight.tensor.copy()?) })).collect()
+    parameters
+        .iter()
+        .map(|p| Ok(Parameter { name: p.name.clone(), weight: Weight::new(p.weight.tensor.copy()?) }))
+        .collect()
 }
 
 /// Kernels that fit the device of the weights.

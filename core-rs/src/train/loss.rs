@@ -42,20 +42,28 @@ pub struct TokenLoss {
 
 pub fn token_loss(loss: &Loss, token: LossToken, new: Distribution) -> TokenLoss {
     let Loss::Grpo { clip_low, clip_high, kl_coef, kl_ratio_correction, entropy_coef, .. } = *loss else {
-        return TokenLoss { value: -token.weight * new.logprob, slope: Slope { logprob: -token.weight, entropy: 0.0 }, ..Default::default() };
+        return TokenLoss {
+            value: -token.weight * new.logprob,
+            slope: Slope { logprob: -token.weight, entropy: 0.0 },
+            ..Default::default()
+        };
     };
     let ratio = (new.logprob - token.old_logprob).exp();
     let (plain, clipped) = (ratio * token.advantage, ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * token.advantage);
     // where the clipped branch is smaller the ratio is outside its bounds and nothing flows
     let surrogate_slope = if plain <= clipped { -plain } else { 0.0 };
-    let (kl, kl_slope) = token.reference_logprob.map_or((0.0, 0.0), |reference| k3(reference - new.logprob, ratio, kl_ratio_correction));
+    let (kl, kl_slope) =
+        token.reference_logprob.map_or((0.0, 0.0), |reference| k3(reference - new.logprob, ratio, kl_ratio_correction));
     TokenLoss {
         value: token.weight * (-plain.min(clipped) + kl_coef * kl - entropy_coef * new.entropy),
         kl,
         clipped_low: ratio < 1.0 - clip_low && token.advantage < 0.0,
         clipped_high: ratio > 1.0 + clip_high && token.advantage > 0.0,
         logprob_difference: (new.logprob - token.old_logprob).abs(),
-        slope: Slope { logprob: token.weight * (surrogate_slope + kl_coef * kl_slope), entropy: -token.weight * entropy_coef },
+        slope: Slope {
+            logprob: token.weight * (surrogate_slope + kl_coef * kl_slope),
+            entropy: -token.weight * entropy_coef,
+        },
     }
 }
 
@@ -74,13 +82,24 @@ mod tests {
     #[test]
     fn slopes_are_the_finite_differences_of_the_values() {
         for ratio_correction in [false, true] {
-            let loss = Loss::Grpo { clip_low: 0.2, clip_high: 0.28, kl_coef: 0.1, kl_ratio_correction: ratio_correction, entropy_coef: 0.01, temperature: 1.0 };
+            let loss = Loss::Grpo {
+                clip_low: 0.2,
+                clip_high: 0.28,
+                kl_coef: 0.1,
+                kl_ratio_correction: ratio_correction,
+                entropy_coef: 0.01,
+                temperature: 1.0,
+            };
             for advantage in [-1.5, 0.0, 0.7] {
                 for shift in [-0.5f32, -0.1, 0.05, 0.4] {
-                    let token = LossToken { weight: 0.3, advantage, old_logprob: -2.0 - shift, reference_logprob: Some(-1.7) };
-                    let at = |d: f32| token_loss(&loss, token, Distribution { logprob: -2.0 + d, entropy: 1.0 }).value as f64;
+                    let token =
+                        LossToken { weight: 0.3, advantage, old_logprob: -2.0 - shift, reference_logprob: Some(-1.7) };
+                    let at = |d: f32| {
+                        token_loss(&loss, token, Distribution { logprob: -2.0 + d, entropy: 1.0 }).value as f64
+                    };
                     let numeric = (at(1e-2) - at(-1e-2)) / 2e-2;
-                    let slope = token_loss(&loss, token, Distribution { logprob: -2.0, entropy: 1.0 }).slope.logprob as f64;
+                    let slope =
+                        token_loss(&loss, token, Distribution { logprob: -2.0, entropy: 1.0 }).slope.logprob as f64;
                     assert!((numeric - slope).abs() < 2e-3, "A={advantage} shift={shift}: {slope} is not {numeric}");
                 }
             }

@@ -60,7 +60,13 @@ impl Trainer {
     }
 
     /// Adds the gradient of Σ weight·ℓ to the accumulated one; KL is measured against `anchor`.
-    pub fn forward_backward(&mut self, model: &Model, anchor: Option<&Model>, batch: &Batch, loss: &Loss) -> Result<GradientReport> {
+    pub fn forward_backward(
+        &mut self,
+        model: &Model,
+        anchor: Option<&Model>,
+        batch: &Batch,
+        loss: &Loss,
+    ) -> Result<GradientReport> {
         let Some(anchor) = anchor else { return self.forward_backward_against(model, None, batch, loss) };
         check(model, batch)?;
         let tree = TokenTree::new(batch.tokens_n, batch.offsets, self.options.prefix_sharing);
@@ -73,7 +79,13 @@ impl Trainer {
     }
 
     /// As `forward_backward`, with the anchor's log-probabilities given per token.
-    pub fn forward_backward_against(&mut self, model: &Model, references_n: Option<&[f32]>, batch: &Batch, loss: &Loss) -> Result<GradientReport> {
+    pub fn forward_backward_against(
+        &mut self,
+        model: &Model,
+        references_n: Option<&[f32]>,
+        batch: &Batch,
+        loss: &Loss,
+    ) -> Result<GradientReport> {
         check(model, batch)?;
         let tree = TokenTree::new(batch.tokens_n, batch.offsets, self.options.prefix_sharing);
         let asked = Asked::of(&tree, batch.offsets, batch.tokens_n, |t| batch.weights_n[t] != 0.0);
@@ -81,19 +93,33 @@ impl Trainer {
         if asked.targets.is_empty() {
             return Ok(report);
         }
-        let activations = model.forward(&tree.tokens_n, &tree.positions_n, &tree.nodes, self.options.gradient_checkpointing)?;
+        let activations =
+            model.forward(&tree.tokens_n, &tree.positions_n, &tree.nodes, self.options.gradient_checkpointing)?;
         let rows = gather_rows(model.kernels, &activations.last, &asked.rows)?;
         let (normed, inverse_rms) = model.final_norm(&rows)?;
         let mut totals = Totals::default();
         let head_gradient = model.head_gradient(&mut self.gradients);
-        let d_normed = vocabulary_backward(model.kernels, &normed, model.head(), &asked.targets, loss.temperature(), head_gradient, |i, new| {
-            let t = asked.tokens[i];
-            let reference_logprob = references_n.map(|references_n| references_n[t]);
-            let token = LossToken { weight: batch.weights_n[t], advantage: batch.advantages_n[t], old_logprob: batch.old_logprobs_n[t], reference_logprob };
-            let result = token_loss(loss, token, new);
-            totals.add(result, new);
-            result.slope
-        })?;
+        let d_normed = vocabulary_backward(
+            model.kernels,
+            &normed,
+            model.head(),
+            &asked.targets,
+            loss.temperature(),
+            head_gradient,
+            |i, new| {
+                let t = asked.tokens[i];
+                let reference_logprob = references_n.map(|references_n| references_n[t]);
+                let token = LossToken {
+                    weight: batch.weights_n[t],
+                    advantage: batch.advantages_n[t],
+                    old_logprob: batch.old_logprobs_n[t],
+                    reference_logprob,
+                };
+                let result = token_loss(loss, token, new);
+                totals.add(result, new);
+                result.slope
+            },
+        )?;
         let d_rows = model.final_norm_backward(&d_normed, &rows, &inverse_rms, &mut self.gradients)?;
         let mut d_last = Tensor::zeros(activations.last.shape(), DType::F32, activations.last.device())?;
         scatter_add_rows(model.kernels, &mut d_last, &asked.rows, &d_rows)?;
@@ -219,7 +245,9 @@ impl Totals {
 fn check(model: &Model, batch: &Batch) -> Result<()> {
     check_tokens(model, batch.tokens_n, batch.offsets)?;
     let n = batch.tokens_n.len();
-    for (name, values) in [("weights", batch.weights_n), ("advantages", batch.advantages_n), ("old_logprobs", batch.old_logprobs_n)] {
+    for (name, values) in
+        [("weights", batch.weights_n), ("advantages", batch.advantages_n), ("old_logprobs", batch.old_logprobs_n)]
+    {
         if values.len() != n {
             return Err(Error::BadArgument(format!("{name} has {} entries for {n} tokens", values.len())));
         }
@@ -236,7 +264,9 @@ fn check_tokens(model: &Model, tokens_n: &[u32], offsets: &[u32]) -> Result<()> 
         return Err(Error::BadArgument(format!("offsets must rise from 0 to {n}, the number of tokens")));
     }
     match tokens_n.iter().find(|t| **t as usize >= model.config.vocab_size) {
-        Some(token) => Err(Error::BadArgument(format!("token {token} is outside the vocabulary of {}", model.config.vocab_size))),
+        Some(token) => {
+            Err(Error::BadArgument(format!("token {token} is outside the vocabulary of {}", model.config.vocab_size)))
+        }
         None => Ok(()),
     }
 }

@@ -43,7 +43,10 @@ pub struct Optimizer {
 
 impl Optimizer {
     pub fn new(model: &Model) -> Result<Self> {
-        let masters = model.parameters.iter().map(|p| if model.dtype == Dtype::F32 { Ok(p.weight.tensor.clone()) } else { Ok(p.weight.tensor.copy()?) });
+        let masters = model
+            .parameters
+            .iter()
+            .map(|p| if model.dtype == Dtype::F32 { Ok(p.weight.tensor.clone()) } else { Ok(p.weight.tensor.copy()?) });
         let zeros = || model.parameters.iter().map(|p| zeros_like(&p.weight.tensor)).collect::<Result<Vec<_>>>();
         Ok(Self { masters: masters.collect::<Result<_>>()?, first: zeros()?, second: zeros()?, steps: 0 })
     }
@@ -62,7 +65,8 @@ impl Optimizer {
         }
         self.steps += 1;
         // torch.nn.utils.clip_grad_norm_
-        let clip = if options.max_grad_norm > 0.0 { (options.max_grad_norm / (grad_norm + 1e-6)).min(1.0) } else { 1.0 };
+        let clip =
+            if options.max_grad_norm > 0.0 { (options.max_grad_norm / (grad_norm + 1e-6)).min(1.0) } else { 1.0 };
         for i in 0..self.masters.len() {
             let name = &model.parameters[i].name;
             let decay = if name.ends_with(".bias") || name.contains("norm") { 0.0 } else { options.weight_decay };
@@ -81,7 +85,12 @@ impl Optimizer {
         write(&self.masters[i], |master| {
             write(&self.first[i], |first| {
                 write(&self.second[i], |second| {
-                    (master.par_chunks_mut(CHUNK), first.par_chunks_mut(CHUNK), second.par_chunks_mut(CHUNK), gradient.par_chunks(CHUNK))
+                    (
+                        master.par_chunks_mut(CHUNK),
+                        first.par_chunks_mut(CHUNK),
+                        second.par_chunks_mut(CHUNK),
+                        gradient.par_chunks(CHUNK),
+                    )
                         .into_par_iter()
                         .for_each(|(master, first, second, gradient)| adamw(master, first, second, gradient, *update));
                 })
@@ -113,7 +122,12 @@ impl Optimizer {
             }
         }
         let metadata = HashMap::from([("steps".to_string(), self.steps.to_string())]);
-        write_file(file, safetensors::Dtype::F32, arrays.iter().map(|(name, shape, bytes)| (name.clone(), shape.clone(), bytes)), metadata)
+        write_file(
+            file,
+            safetensors::Dtype::F32,
+            arrays.iter().map(|(name, shape, bytes)| (name.clone(), shape.clone(), bytes)),
+            metadata,
+        )
     }
 
     /// The reverse of `save`; the model's weights become those of the masters.
@@ -128,7 +142,11 @@ impl Optimizer {
                 let name = format!("{kind}/{}", parameter.name);
                 let view = tensors.tensor(&name).map_err(|e| problem(e.to_string()))?;
                 if view.shape() != target.dims() {
-                    return Err(problem(format!("{name} has shape {:?}, the model's is {:?}", view.shape(), target.dims())));
+                    return Err(problem(format!(
+                        "{name} has shape {:?}, the model's is {:?}",
+                        view.shape(),
+                        target.dims()
+                    )));
                 }
                 let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
                 write(target, |target| target.iter_mut().zip(values).for_each(|(t, v)| *t = v))?;
@@ -200,4 +218,3 @@ simd! {
         }
     }
 }
-

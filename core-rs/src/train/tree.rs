@@ -14,7 +14,8 @@ impl TokenTree {
     /// `sharing: false` lays out every sequence by itself, for comparison.
     pub fn new(tokens_n: &[u32], offsets: &[u32], sharing: bool) -> Self {
         let mut trie = Trie::default();
-        let ends: Vec<usize> = offsets.windows(2).map(|w| trie.insert(&tokens_n[w[0] as usize..w[1] as usize], sharing)).collect();
+        let ends: Vec<usize> =
+            offsets.windows(2).map(|w| trie.insert(&tokens_n[w[0] as usize..w[1] as usize], sharing)).collect();
         trie.lay_out(&ends)
     }
 
@@ -37,19 +38,24 @@ struct Segment<'a> {
 
 impl<'a> Trie<'a> {
     /// Adds a sequence; returns the segment it ends in.
-    fn insert(&mut self, mut tokens: &'a [u32], sharing: bool) -> usize {
+    fn insert(&mut self, tokens: &'a [u32], sharing: bool) -> usize {
+        let (parent, rest) = if sharing { self.descend(tokens) } else { (None, tokens) };
+        match parent {
+            Some(end) if rest.is_empty() => end,
+            _ => self.add(Segment { tokens: rest, parent, children: Vec::new() }),
+        }
+    }
+
+    /// Follows the segments that spell `tokens`, splitting the last where they part; what is left has no segment yet.
+    fn descend(&mut self, mut tokens: &'a [u32]) -> (Option<usize>, &'a [u32]) {
         let mut parent = None;
-        while sharing {
-            let Some(child) = self.child_starting_with(parent, tokens.first()) else { break };
+        while let Some(child) = self.child_starting_with(parent, tokens.first()) {
             let shared = self.segments[child].tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
             let whole = shared == self.segments[child].tokens.len();
             parent = Some(if whole { child } else { self.split(child, shared) });
             tokens = &tokens[shared..];
         }
-        match parent {
-            Some(end) if tokens.is_empty() => end,
-            _ => self.add(Segment { tokens, parent, children: Vec::new() }),
-        }
+        (parent, tokens)
     }
 
     fn child_starting_with(&self, parent: Option<usize>, first: Option<&u32>) -> Option<usize> {
@@ -92,9 +98,11 @@ impl<'a> Trie<'a> {
     }
 
     fn lay_out(&self, ends: &[usize]) -> TokenTree {
-        let mut tree = TokenTree { nodes: Vec::new(), tokens_n: Vec::new(), positions_n: Vec::new(), paths: Vec::new() };
+        let mut tree =
+            TokenTree { nodes: Vec::new(), tokens_n: Vec::new(), positions_n: Vec::new(), paths: Vec::new() };
         let mut place = vec![(0, 0); self.segments.len()];
-        let mut stack: Vec<usize> = (0..self.segments.len()).filter(|i| self.segments[*i].parent.is_none()).rev().collect();
+        let mut stack: Vec<usize> =
+            (0..self.segments.len()).filter(|i| self.segments[*i].parent.is_none()).rev().collect();
         while let Some(id) = stack.pop() {
             let segment = &self.segments[id];
             place[id] = (tree.tokens_n.len(), segment.tokens.len());
@@ -121,7 +129,12 @@ mod tests {
     fn equal_prefixes_become_one_segment_and_every_sequence_reads_back() {
         let sequences: [&[u32]; 6] = [&[1, 2, 3, 4], &[1, 2, 3, 5, 6], &[1, 2], &[9], &[1, 2, 3, 4], &[1, 2, 3, 5, 7]];
         let tokens = sequences.concat();
-        let offsets: Vec<u32> = std::iter::once(0).chain(sequences.iter().scan(0, |end, s| { *end += s.len() as u32; Some(*end) })).collect();
+        let offsets: Vec<u32> = std::iter::once(0)
+            .chain(sequences.iter().scan(0, |end, s| {
+                *end += s.len() as u32;
+                Some(*end)
+            }))
+            .collect();
         for (sharing, rows) in [(true, 8), (false, tokens.len())] {
             let tree = TokenTree::new(&tokens, &offsets, sharing);
             assert_eq!(tree.tokens_n.len(), rows);
