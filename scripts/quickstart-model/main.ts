@@ -41,7 +41,7 @@ const MIXTURE: Mixture = {
 const { values: flags } = parseArgs({
   options: {
     out: { type: "string", default: "configs/quickstart-model" },
-    steps: { type: "string", default: "1400" },
+    steps: { type: "string", default: "1000" },
     threads: { type: "string", default: "2" },
   },
 });

@@ -98,7 +98,7 @@ export function readSafetensors(file: Uint8Array): Tensors {
     string,
     { dtype: string; shape: number[]; data_offsets: [number, number] }
   >;
-  const body = file.slice(8 + length);
+  const body = Uint8Array.from(file.subarray(8 + length)); // a copy: aligned, and not a view into Node's pool
   const tensors = Object.entries(header).filter(([name]) => name !== "__metadata__");
   return Object.fromEntries(
     tensors.map(
