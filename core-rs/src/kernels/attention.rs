@@ -5,7 +5,7 @@
 //! how a path is cut into segments nor on how many rows are computed together.
 //! N rows · L keys a row can see · D head width · g query heads per key/value head.
 use super::Kernels;
-use super::gemm::{OutAt, Right, Threads, View, gemm_at};
+use super::gemm::{OutAt, Packed, Right, Threads, View, gemm_at};
 use super::simd;
 use super::slices::{Slice, read, uninitialised, write};
 use crate::error::Result;
@@ -55,10 +55,10 @@ pub struct CachedSpan {
     pub len: usize,
 }
 
-/// Keys and values of one head over one span.
+/// Keys and values of one head over one span: `k` as columns (D × len), `v` as rows (len × D).
 #[derive(Clone, Copy)]
 struct Keys<'a> {
-    k: View<'a>,
+    k: Right<'a>,
     v: View<'a>,
     len: usize,
 }
@@ -109,17 +109,7 @@ impl QueryBlock {
         for span in spans {
             let out = OutAt { data: scores[column..].as_mut_ptr(), row: keys, accumulate: false };
             // SAFETY: columns column..column + span.len of a stacked × keys array that this thread owns.
-            unsafe {
-                gemm_at(
-                    stacked,
-                    span.len,
-                    self.dim,
-                    View::rows(q, self.dim),
-                    Right::View(span.k.transposed()),
-                    out,
-                    Threads::One,
-                )
-            };
+            unsafe { gemm_at(stacked, span.len, self.dim, View::rows(q, self.dim), span.k, out, Threads::One) };
             column += span.len;
         }
         assert_eq!(column, keys, "spans and visible keys differ");
@@ -195,14 +185,41 @@ impl<'a> Task<'a> {
     fn segments(&self) -> impl Iterator<Item = (usize, usize)> {
         self.node.ancestors.iter().copied().chain([(self.node.start, self.first + self.rows)])
     }
-    fn spans<'b>(&self, k: &'b [f32], v: &'b [f32], shape: HeadShape) -> Vec<Keys<'b>> {
+    /// Keys as packed columns with values as rows; in backward also the reverse.
+    fn spans<'b>(&self, packed_columns: &'b PackedColumns, rows: &'b [f32], shape: HeadShape) -> Vec<Keys<'b>> {
         let width = shape.kv_heads * shape.dim;
-        let at = |x: &'b [f32], start: usize| View {
-            data: &x[start * width + self.kv_head * shape.dim..],
-            row: width,
-            column: 1,
+        let of = |(start, len)| Keys {
+            k: Right::Packed(packed_columns.segment(start, self.kv_head)),
+            v: View { data: &rows[start * width + self.kv_head * shape.dim..], row: width, column: 1 },
+            len,
         };
-        self.segments().map(|(start, len)| Keys { k: at(k, start), v: at(v, start), len }).collect()
+        self.segments().map(of).collect()
+    }
+}
+
+/// Each segment's rows of one key/value head, as the columns (D × len) of a product: packed once for all query blocks.
+struct PackedColumns {
+    /// First rows of the segments, rising.
+    starts: Vec<usize>,
+    kv_heads: usize,
+    packed: Vec<Packed>,
+}
+
+impl PackedColumns {
+    fn new(x: &[f32], nodes: &[Node], shape: HeadShape) -> Self {
+        let width = shape.kv_heads * shape.dim;
+        let pack = |i: usize| {
+            let (node, kv_head) = (&nodes[i / shape.kv_heads], i % shape.kv_heads);
+            let view = View { data: &x[node.start * width + kv_head * shape.dim..], row: width, column: 1 };
+            Packed::new(view.transposed(), shape.dim, node.len, Threads::One)
+        };
+        let packed = (0..nodes.len() * shape.kv_heads).into_par_iter().map(pack).collect();
+        Self { starts: nodes.iter().map(|node| node.start).collect(), kv_heads: shape.kv_heads, packed }
+    }
+
+    fn segment(&self, start: usize, kv_head: usize) -> &Packed {
+        let node = self.starts.binary_search(&start).expect("ancestors are segments themselves");
+        &self.packed[node * self.kv_heads + kv_head]
     }
 }
 
@@ -259,7 +276,8 @@ pub fn attention(
     let rows = q.dim(0)?;
     let (out, lse) = (uninitialised((rows, shape.heads * shape.dim))?, uninitialised((rows, shape.heads))?);
     let (q, k, v) = (read(q)?, read(k)?, read(v)?);
-    let (q, k, v): (&[f32], &[f32], &[f32]) = (&q, &k, &v);
+    let (q, v): (&[f32], &[f32]) = (&q, &v);
+    let packed_k = PackedColumns::new(&k, nodes, shape);
     let tasks: Vec<Task> = (0..shape.kv_heads).flat_map(|kv_head| Task::of_nodes(nodes, shape, kv_head)).collect();
     write(&out, |out| {
         write(&lse, |lse| {
@@ -275,7 +293,7 @@ pub fn attention(
                         shape,
                         sized(&mut scratch.q, query.group * task.rows * shape.dim),
                     );
-                    query.attend(scratch, &task.spans(k, v, shape));
+                    query.attend(scratch, &task.spans(&packed_k, v, shape));
                     let stacked = query.group * task.rows;
                     // SAFETY: a task owns its rows of its heads.
                     unsafe {
@@ -331,7 +349,9 @@ pub fn attention_backward(
     );
     let (q, k, v, o, lse, d_out) =
         (read(saved.q)?, read(saved.k)?, read(saved.v)?, read(saved.out)?, read(saved.lse)?, read(d_out)?);
-    let memory = Memory { q: &q, k: &k, v: &v, o: &o, lse: &lse, d_out: &d_out };
+    let (packed_k, packed_v) = (PackedColumns::new(&k, nodes, shape), PackedColumns::new(&v, nodes, shape));
+    let memory =
+        Memory { q: &q, k: &k, v: &v, packed_k: &packed_k, packed_v: &packed_v, o: &o, lse: &lse, d_out: &d_out };
     write(&dq, |dq| {
         write(&dk, |dk| {
             write(&dv, |dv| {
@@ -353,6 +373,8 @@ struct Memory<'a> {
     q: &'a Slice<'a>,
     k: &'a Slice<'a>,
     v: &'a Slice<'a>,
+    packed_k: &'a PackedColumns,
+    packed_v: &'a PackedColumns,
     o: &'a Slice<'a>,
     lse: &'a Slice<'a>,
     d_out: &'a Slice<'a>,
@@ -375,12 +397,12 @@ fn block_backward(task: &Task, memory: &Memory, targets: Targets, shape: HeadSha
     stack(memory.o, shape, &mut scratch.out);
     stack(memory.d_out, shape, &mut scratch.d_out);
     stack(memory.lse, HeadShape { dim: 1, ..shape }, &mut scratch.lse);
-    let spans = task.spans(memory.k, memory.v, shape);
+    let spans = task.spans(memory.packed_k, memory.v, shape);
 
     let weights = sized(&mut scratch.scores, stacked * keys);
     query.scores(&scratch.q, &spans, weights);
     // dP = dO·Vᵀ is Q·Kᵀ with dO for Q and V for K
-    let swapped: Vec<Keys> = spans.iter().map(|span| Keys { k: span.v, v: span.k, len: span.len }).collect();
+    let swapped = task.spans(memory.packed_v, memory.k, shape);
     let d_scores = sized(&mut scratch.d_scores, stacked * keys);
     query.scores(&scratch.d_out, &swapped, d_scores);
     for i in 0..stacked {
@@ -475,7 +497,7 @@ pub fn cached_attention(kernels: Kernels, q: &Tensor, segments: &[CachedRows], s
                     let len = (*len).min(left);
                     left -= len;
                     Keys {
-                        k: View { data: &keys[at..], row: 1, column: *capacity },
+                        k: Right::View(View { data: &keys[at..], row: *capacity, column: 1 }),
                         v: View::rows(&values[at..], shape.dim),
                         len,
                     }

@@ -42,17 +42,16 @@ pub struct Packed {
 }
 
 impl Packed {
-    pub fn new(b: View, k: usize, n: usize) -> Self {
+    pub fn new(b: View, k: usize, n: usize, threads: Threads) -> Self {
         assert!(b.reaches(k, n), "packing reads past the matrix");
         let width = panel_width();
         let mut data = vec![0f32; n.div_ceil(width) * width * k];
-        data.par_chunks_mut(width * k.max(1))
-            .enumerate()
-            .for_each(|(panel, out)| pack_b(b, 0, k, panel * width, n, width, out));
+        let pack = |(panel, out): (usize, &mut [f32])| pack_b(b, 0, k, panel * width, n, width, out);
+        match threads {
+            Threads::One => data.chunks_mut(width * k.max(1)).enumerate().for_each(pack),
+            Threads::All => data.par_chunks_mut(width * k.max(1)).enumerate().for_each(pack),
+        }
         Self { k, n, data }
-    }
-    pub fn bytes(&self) -> usize {
-        self.data.len() * 4
     }
 }
 
@@ -106,7 +105,7 @@ pub unsafe fn gemm_at(m: usize, n: usize, k: usize, a: View, b: Right, out: OutA
     match b {
         Right::View(view) => assert!(view.reaches(k, n), "product reads past B"),
         Right::Packed(packed) => {
-            assert!(packed.k == k && packed.n == n, "packed B is {}x{}, not {k}x{n}", packed.k, packed.n)
+            assert!(packed.k == k && packed.n >= n, "packed B is {}x{}, not {k}x{n}", packed.k, packed.n)
         }
     }
     if k == 0 {
@@ -135,8 +134,13 @@ pub unsafe fn gemm_at(m: usize, n: usize, k: usize, a: View, b: Right, out: OutA
             match b {
                 Right::Packed(packed) => {
                     // panel p of the whole matrix holds k rows; this block uses rows pc..pc + kc of it
-                    let panels = &packed.data[jc / width * width * packed.k..];
-                    block.run(a, panels, width * packed.k, pc * width, parallel);
+                    let data = &packed.data[jc / width * width * packed.k + pc * width..];
+                    block.run(a, Panels { data, stride: width * packed.k, row: width, packed: true }, parallel);
+                }
+                // each panel is used once or twice: reading B where it lies is cheaper than packing it
+                Right::View(view) if view.column == 1 && m <= MC => {
+                    let data = &view.data[pc * view.row + jc..];
+                    block.run(a, Panels { data, stride: width, row: view.row, packed: false }, parallel);
                 }
                 Right::View(view) => PACKED_B.with_borrow_mut(|buffer| {
                     let panels = nc.div_ceil(width);
@@ -152,7 +156,7 @@ pub unsafe fn gemm_at(m: usize, n: usize, k: usize, a: View, b: Right, out: OutA
                     } else {
                         used.chunks_mut(width * kc).enumerate().for_each(pack);
                     }
-                    block.run(a, used, width * kc, 0, parallel);
+                    block.run(a, Panels { data: used, stride: width * kc, row: width, packed: true }, parallel);
                 }),
             }
         }
@@ -162,6 +166,17 @@ pub unsafe fn gemm_at(m: usize, n: usize, k: usize, a: View, b: Right, out: OutA
 thread_local! {
     static PACKED_A: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     static PACKED_B: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static LAST_PANEL: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The panels of B that a block uses: panel j starts at `data[j * stride]`, its rows `row` apart.
+#[derive(Clone, Copy)]
+struct Panels<'a> {
+    data: &'a [f32],
+    stride: usize,
+    row: usize,
+    /// False: the last panel may be narrower than the kernels want it.
+    packed: bool,
 }
 
 /// One KC-deep slice of a product: m rows of A against nc columns of packed B.
@@ -175,62 +190,86 @@ struct Block {
 }
 
 impl Block {
-    fn run(&self, a: View, b: &[f32], panel_stride: usize, panel_offset: usize, parallel: bool) {
+    fn run(&self, a: View, b: Panels, parallel: bool) {
         let row_blocks = self.m.div_ceil(MC);
         let panels = self.nc.div_ceil(self.width);
         if !parallel {
             for row_block in 0..row_blocks {
-                self.tile(a, b, panel_stride, panel_offset, row_block, 0..panels);
+                self.tile(a, b, row_block, 0..panels);
             }
             return;
         }
         let wanted = 4 * rayon::current_num_threads();
-        let column_chunks = wanted.div_ceil(row_blocks).clamp(1, panels);
-        (0..row_blocks * column_chunks).into_par_iter().for_each(|task| {
-            let (row_block, chunk) = (task / column_chunks, task % column_chunks);
-            self.tile(
-                a,
-                b,
-                panel_stride,
-                panel_offset,
-                row_block,
-                chunk * panels / column_chunks..(chunk + 1) * panels / column_chunks,
-            );
+        let chunks = wanted.div_ceil(row_blocks).clamp(1, panels);
+        (0..row_blocks * chunks).into_par_iter().for_each(|task| {
+            let (row_block, chunk) = (task / chunks, task % chunks);
+            self.tile(a, b, row_block, chunk * panels / chunks..(chunk + 1) * panels / chunks);
         });
     }
 
-    fn tile(
-        &self,
-        a: View,
-        b: &[f32],
-        panel_stride: usize,
-        panel_offset: usize,
-        row_block: usize,
-        panels: std::ops::Range<usize>,
-    ) {
+    fn tile(&self, a: View, b: Panels, row_block: usize, panels: std::ops::Range<usize>) {
         let first = row_block * MC;
         let rows = MC.min(self.m - first);
         let height = panel_height();
+        if panels.len() == 1 {
+            // used once: reading A where it lies is cheaper than packing it
+            return self.panel(b, row_block, panels.start, |i, _| {
+                let start = (first + i) * a.row + self.pc * a.column;
+                Left { data: &a.data[start..], row: a.row, column: a.column, packed: false }
+            });
+        }
         PACKED_A.with_borrow_mut(|buffer| {
             if buffer.len() < MC * KC {
                 buffer.resize(MC * KC, 0.0);
             }
             pack_a(a, first, rows, self.pc, self.kc, height, buffer);
             for panel in panels {
-                let columns = self.width.min(self.nc - panel * self.width);
-                let b_panel = &b[panel * panel_stride + panel_offset..][..self.kc * self.width];
-                for i in (0..rows).step_by(height) {
-                    let m = height.min(rows - i);
-                    let a_panel = &buffer[i * self.kc..][..m * self.kc];
-                    // SAFETY: rows first + i .. + m and these columns lie inside the caller's m × n.
-                    unsafe {
-                        let c = self.out.data.add((first + i) * self.out.row + panel * self.width);
-                        micro_kernel(m, columns, self.kc, a_panel, b_panel, OutAt { data: c, ..self.out });
-                    }
-                }
+                self.panel(b, row_block, panel, |i, m| Left {
+                    data: &buffer[i * self.kc..][..m * self.kc],
+                    row: 1,
+                    column: m,
+                    packed: true,
+                });
             }
         });
     }
+
+    /// A block of rows against one panel of B; `left(i, m)` gives rows i..i + m of the block.
+    fn panel<'a>(&self, b: Panels, row_block: usize, panel: usize, left: impl Fn(usize, usize) -> Left<'a>) {
+        let columns = self.width.min(self.nc - panel * self.width);
+        let data = &b.data[panel * b.stride..];
+        let multiply = |b: View| {
+            let first = row_block * MC;
+            let (rows, height) = (MC.min(self.m - first), panel_height());
+            for i in (0..rows).step_by(height) {
+                let m = height.min(rows - i);
+                // SAFETY: rows first + i .. + m and these columns lie inside the caller's m × n.
+                unsafe {
+                    let c = self.out.data.add((first + i) * self.out.row + panel * self.width);
+                    micro_kernel(m, columns, self.kc, left(i, m), b, OutAt { data: c, ..self.out });
+                }
+            }
+        };
+        let view = View { data, row: b.row, column: 1 };
+        if b.packed || columns == self.width {
+            return multiply(view);
+        }
+        LAST_PANEL.with_borrow_mut(|buffer| {
+            buffer.resize(self.kc * self.width, 0.0);
+            pack_b(view, 0, self.kc, 0, columns, self.width, buffer);
+            multiply(View::rows(buffer, self.width));
+        });
+    }
+}
+
+/// Up to `panel_height()` rows of A: element (i, p) lies at `data[i * row + p * column]`.
+#[derive(Clone, Copy)]
+struct Left<'a> {
+    data: &'a [f32],
+    row: usize,
+    column: usize,
+    /// Columns end to end (row 1, column m), which the kernels know at compile time.
+    packed: bool,
 }
 
 fn panel_width() -> usize {
@@ -248,7 +287,7 @@ fn pack_a(a: View, first: usize, rows: usize, pc: usize, kc: usize, height: usiz
         let panel = &mut out[i * kc..][..m * kc];
         if a.row == 1 {
             for (p, column) in panel.chunks_exact_mut(m).enumerate() {
-                column.copy_from_slice(&a.data[(pc + p) * a.column + first + i..][..m]);
+                copy_few(column, &a.data[(pc + p) * a.column + first + i..][..m]);
             }
             continue;
         }
@@ -261,6 +300,19 @@ fn pack_a(a: View, first: usize, rows: usize, pc: usize, kc: usize, height: usiz
     }
 }
 
+/// For runs of a few numbers, where a call of memmove costs more than it moves.
+#[inline(always)]
+fn copy_few(to: &mut [f32], from: &[f32]) {
+    let (to_chunks, to_rest) = to.as_chunks_mut::<4>();
+    let (from_chunks, from_rest) = from.as_chunks::<4>();
+    for (to, from) in to_chunks.iter_mut().zip(from_chunks) {
+        *to = *from;
+    }
+    for (to, from) in to_rest.iter_mut().zip(from_rest) {
+        *to = *from;
+    }
+}
+
 /// Columns `first..first + width` (zero beyond `n`) of rows `pc..pc + kc` of B, one panel.
 fn pack_b(b: View, pc: usize, kc: usize, first: usize, n: usize, width: usize, out: &mut [f32]) {
     let columns = width.min(n - first);
@@ -270,7 +322,7 @@ fn pack_b(b: View, pc: usize, kc: usize, first: usize, n: usize, width: usize, o
     if b.column == 1 {
         for p in 0..kc {
             let start = (pc + p) * b.row + first;
-            out[p * width..p * width + columns].copy_from_slice(&b.data[start..start + columns]);
+            copy_few(&mut out[p * width..p * width + columns], &b.data[start..start + columns]);
         }
     } else if b.row == 1 {
         for j in 0..columns {
@@ -290,9 +342,10 @@ fn pack_b(b: View, pc: usize, kc: usize, first: usize, n: usize, width: usize, o
 
 /// # Safety
 /// `out` must be writable for m × columns, m ≤ panel_height(), columns ≤ panel_width().
-unsafe fn micro_kernel(m: usize, columns: usize, kc: usize, a: &[f32], b: &[f32], out: OutAt) {
+unsafe fn micro_kernel(m: usize, columns: usize, kc: usize, a: Left, b: View, out: OutAt) {
     let width = panel_width();
-    debug_assert!(a.len() >= m * kc && b.len() >= width * kc);
+    assert!((m - 1) * a.row + (kc - 1) * a.column < a.data.len(), "panel of A too short");
+    assert!(b.reaches(kc, width), "panel of B too short");
     if columns == width {
         // SAFETY: the caller's contract.
         return unsafe { full_kernel(m, kc, a, b, out) };
@@ -318,10 +371,15 @@ unsafe fn micro_kernel(m: usize, columns: usize, kc: usize, a: &[f32], b: &[f32]
 
 /// # Safety
 /// As `micro_kernel`, with all `panel_width()` columns writable.
-unsafe fn full_kernel(m: usize, kc: usize, a: &[f32], b: &[f32], out: OutAt) {
+unsafe fn full_kernel(m: usize, kc: usize, a: Left, b: View, out: OutAt) {
     macro_rules! pick {
         ($kernel:ident, $($rows:literal)*) => {
-            match m { $($rows => unsafe { $kernel::<$rows>(kc, a.as_ptr(), b.as_ptr(), out) },)* _ => unreachable!("{m} rows in a panel") }
+            // SAFETY: the caller's contract; `isa` has seen the features.
+            match (m, a.packed) {
+                $(($rows, true) => unsafe { $kernel::<$rows, true>(kc, a, b, out) },)*
+                $(($rows, false) => unsafe { $kernel::<$rows, false>(kc, a, b, out) },)*
+                _ => unreachable!("{m} rows in a panel"),
+            }
         };
     }
     match isa() {
@@ -335,9 +393,11 @@ unsafe fn full_kernel(m: usize, kc: usize, a: &[f32], b: &[f32], out: OutAt) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn kernel_avx512<const M: usize>(kc: usize, a: *const f32, b: *const f32, out: OutAt) {
+unsafe fn kernel_avx512<const M: usize, const PACKED: bool>(kc: usize, a: Left, b: View, out: OutAt) {
+    let (b, b_row) = (b.data.as_ptr(), b.row);
+    let (a_row, a_column, a) = if PACKED { (1, M, a.data.as_ptr()) } else { (a.row, a.column, a.data.as_ptr()) };
     use std::arch::x86_64::*;
-    // SAFETY: a holds M·kc, b 32·kc floats, out M rows of 32.
+    // SAFETY: the caller has checked that a reaches M × kc and b kc × 32; out has M rows of 32.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); 2]; M];
         if out.accumulate {
@@ -347,10 +407,10 @@ unsafe fn kernel_avx512<const M: usize>(kc: usize, a: *const f32, b: *const f32,
             }
         }
         for p in 0..kc {
-            let left = _mm512_loadu_ps(b.add(p * 32));
-            let right = _mm512_loadu_ps(b.add(p * 32 + 16));
+            let left = _mm512_loadu_ps(b.add(p * b_row));
+            let right = _mm512_loadu_ps(b.add(p * b_row + 16));
             for (i, row) in sums.iter_mut().enumerate() {
-                let x = _mm512_set1_ps(*a.add(p * M + i));
+                let x = _mm512_set1_ps(*a.add(p * a_column + i * a_row));
                 row[0] = _mm512_fmadd_ps(x, left, row[0]);
                 row[1] = _mm512_fmadd_ps(x, right, row[1]);
             }
@@ -364,9 +424,11 @@ unsafe fn kernel_avx512<const M: usize>(kc: usize, a: *const f32, b: *const f32,
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn kernel_avx2<const M: usize>(kc: usize, a: *const f32, b: *const f32, out: OutAt) {
+unsafe fn kernel_avx2<const M: usize, const PACKED: bool>(kc: usize, a: Left, b: View, out: OutAt) {
+    let (b, b_row) = (b.data.as_ptr(), b.row);
+    let (a_row, a_column, a) = if PACKED { (1, M, a.data.as_ptr()) } else { (a.row, a.column, a.data.as_ptr()) };
     use std::arch::x86_64::*;
-    // SAFETY: a holds M·kc, b 16·kc floats, out M rows of 16.
+    // SAFETY: the caller has checked that a reaches M × kc and b kc × 16; out has M rows of 16.
     unsafe {
         let mut sums = [[_mm256_setzero_ps(); 2]; M];
         if out.accumulate {
@@ -376,10 +438,10 @@ unsafe fn kernel_avx2<const M: usize>(kc: usize, a: *const f32, b: *const f32, o
             }
         }
         for p in 0..kc {
-            let left = _mm256_loadu_ps(b.add(p * 16));
-            let right = _mm256_loadu_ps(b.add(p * 16 + 8));
+            let left = _mm256_loadu_ps(b.add(p * b_row));
+            let right = _mm256_loadu_ps(b.add(p * b_row + 8));
             for (i, row) in sums.iter_mut().enumerate() {
-                let x = _mm256_set1_ps(*a.add(p * M + i));
+                let x = _mm256_set1_ps(*a.add(p * a_column + i * a_row));
                 row[0] = _mm256_fmadd_ps(x, left, row[0]);
                 row[1] = _mm256_fmadd_ps(x, right, row[1]);
             }
@@ -393,7 +455,7 @@ unsafe fn kernel_avx2<const M: usize>(kc: usize, a: *const f32, b: *const f32, o
 
 /// # Safety
 /// As `full_kernel`.
-unsafe fn kernel_scalar(m: usize, kc: usize, a: &[f32], b: &[f32], out: OutAt) {
+unsafe fn kernel_scalar(m: usize, kc: usize, a: Left, b: View, out: OutAt) {
     let width = panel_width();
     for i in 0..m {
         // SAFETY: row i of the output.
@@ -403,7 +465,7 @@ unsafe fn kernel_scalar(m: usize, kc: usize, a: &[f32], b: &[f32], out: OutAt) {
         }
         for p in 0..kc {
             for (j, sum) in row.iter_mut().enumerate() {
-                *sum = a[p * m + i].mul_add(b[p * width + j], *sum);
+                *sum = a.data[i * a.row + p * a.column].mul_add(b.data[p * b.row + j], *sum);
             }
         }
     }
@@ -446,7 +508,7 @@ mod tests {
                 (0..columns * rows).map(|i| x[i % rows * columns + i / rows]).collect()
             };
             let (a_t, b_t) = (transpose(&a, m, k), transpose(&b, k, n));
-            let packed = Packed::new(View::rows(&b, n), k, n);
+            let packed = Packed::new(View::rows(&b, n), k, n, Threads::All);
             for accumulate in [false, true] {
                 let lefts = [View::rows(&a, k), View::rows(&a_t, m).transposed()];
                 let rights = [

@@ -26,7 +26,9 @@ impl Weight {
         }
         let (rows, columns) = self.tensor.dims2()?;
         let values = read(&self.tensor)?;
-        Ok(self.packed.get_or_init(|| Packed::new(View::rows(&values, columns).transposed(), columns, rows)))
+        Ok(self
+            .packed
+            .get_or_init(|| Packed::new(View::rows(&values, columns).transposed(), columns, rows, Threads::All)))
     }
 }
 
