@@ -8,13 +8,16 @@ import { GRPOConfig, GRPOTrainer } from "grpo-cl";
 const config = new GRPOConfig({
   model_name_or_path: "builtin:quickstart",
   model_dtype: "float32",
-  task_order: ["phone", "rail"],
+  task_order: ["shop", "rail"],
 
-  num_steps_per_task: 20,
-  batch_size_per_gpu: 6,
+  num_steps_per_task: 24,
+  batch_size_per_gpu: 8,
   gradient_accumulation_steps: 1,
   num_samples_per_prompt: 8,
+  loss_type: "bnpo",
+  scale_rewards: "none",
   learning_rate: 2e-4,
+  adam_beta2: 0.95,
   kl_coef: 0,
   warmup_steps: 0,
 
@@ -23,10 +26,11 @@ const config = new GRPOConfig({
   max_new_tokens: 32,
 
   cl_algorithm: "replay",
-  replay_ratio: 0.34,
+  replay_ratio: 0.25,
 
   eval_interval: 0,
   eval_trials: 2,
+  eval_temperature: 1,
   log_dir: process.argv[2] ?? "runs/grpo_example",
 });
 
