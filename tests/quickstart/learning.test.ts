@@ -17,6 +17,7 @@ import { plainReporter } from "../../src/run/report.ts";
 import { train } from "../../src/run/train.ts";
 import { loadDomain } from "../../src/tau2/domains/index.ts";
 import type { Domain, Task } from "../../src/tau2/types.ts";
+import { CORE_LIBRARY } from "../support/core-library.ts";
 
 const MODEL = "configs/quickstart-model";
 const SLOW = Bun.env.SLOW === "1";
@@ -36,7 +37,7 @@ async function quickstart(name: string, fields: Record<string, unknown>): Promis
 async function trained(config: RunConfig, then: (policy: Policy) => Promise<unknown> = async () => {}) {
   const reporter = plainReporter(() => {});
   const edge = { env: Bun.env, now: () => performance.now(), signal: new AbortController().signal, reporter };
-  const session = await openSession(config, { edge, library: Bun.env.GRPO_CL_CORE ?? null, purpose: "train" });
+  const session = await openSession(config, { edge, library: CORE_LIBRARY, purpose: "train" });
   using policy = session.policy;
   const { rows } = await train(config, session);
   await then(policy);

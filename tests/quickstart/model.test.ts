@@ -7,6 +7,7 @@ import { CHAT_TEMPLATE } from "../../scripts/quickstart-model/tokenizer.ts";
 import { readSafetensors, writeSafetensors } from "../../scripts/quickstart-model/weights.ts";
 import { openEngine } from "../../src/core/engine.ts";
 import { quickstartDomain } from "../../src/tau2/domains/quickstart/index.ts";
+import { CORE_LIBRARY } from "../support/core-library.ts";
 
 const MODEL = "configs/quickstart-model";
 const ready = existsSync(join(MODEL, "model.safetensors"));
@@ -21,10 +22,10 @@ test.if(ready)("fits into the repository and has the template of its script", ()
 
 test.if(ready)("a conversation costs few tokens, and ids are cut into pairs of digits", async () => {
   using policy = await openEngine({
-    library: Bun.env.GRPO_CL_CORE ?? null,
+    library: CORE_LIBRARY,
     model_directory: MODEL,
     dtype: "float32",
-    num_threads: 1,
+    num_threads: 0, // the pool belongs to the process: all tests must agree
     kernels: "fused",
     prefix_sharing: true,
     gradient_checkpointing: false,

@@ -27,7 +27,7 @@ async function openModel(name: string): Promise<Policy> {
     library: CORE_LIBRARY,
     model_directory: join(SHARED, MODELS, name),
     dtype: "float32",
-    num_threads: 1,
+    num_threads: 0, // the pool belongs to the process: all tests must agree
     kernels: "fused",
     prefix_sharing: true,
     gradient_checkpointing: false,
