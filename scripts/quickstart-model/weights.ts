@@ -1,4 +1,4 @@
-/** Random Qwen2 weights, and safetensors files: a JSON header, then the tensors end to end. */
+/** Random Llama weights, and safetensors files: a JSON header, then the tensors end to end. */
 import type { Rng } from "../../src/base/rng.ts";
 
 export interface ModelConfig {
@@ -39,14 +39,9 @@ export function initialWeights(config: ModelConfig, rng: Rng): Tensors {
   for (let layer = 0; layer < num_hidden_layers; layer++) {
     const at = `model.layers.${layer}`;
     constant(`${at}.input_layernorm.weight`, H, 1);
-    for (const [name, size] of [
-      ["q", H],
-      ["k", keys],
-      ["v", keys],
-    ] as const) {
-      normal(`${at}.self_attn.${name}_proj.weight`, [size, H]);
-      constant(`${at}.self_attn.${name}_proj.bias`, size, 0);
-    }
+    normal(`${at}.self_attn.q_proj.weight`, [H, H]);
+    normal(`${at}.self_attn.k_proj.weight`, [keys, H]);
+    normal(`${at}.self_attn.v_proj.weight`, [keys, H]);
     normal(`${at}.self_attn.o_proj.weight`, [H, H], narrow);
     constant(`${at}.post_attention_layernorm.weight`, H, 1);
     normal(`${at}.mlp.gate_proj.weight`, [F, H]);
