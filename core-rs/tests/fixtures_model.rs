@@ -481,20 +481,14 @@ fn fixtures_shared_prefixes_change_no_bit() {
         for tokens in &branches {
             opened.push(cache.open(tokens).unwrap());
             if opened.len() == 3 {
-                while !model.step(&mut cache, 64).unwrap().is_empty() {}
+                while cache.pending() > 0 {
+                    model.step(&mut cache, 64).unwrap();
+                }
                 cache.release(opened[1]);
                 opened[1] = cache.open(&branches[1]).unwrap();
             }
         }
-        let mut ready = 0;
-        while ready < branches.len() {
-            ready += model.step(&mut cache, 40).unwrap().len();
-            if ready == 0 {
-                continue;
-            }
-            break;
-        }
-        for _ in 0..50 {
+        while cache.pending() > 0 {
             model.step(&mut cache, 40).unwrap();
         }
         for sequence in &opened {

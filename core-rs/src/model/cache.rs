@@ -177,6 +177,11 @@ impl Cache {
         self.sequences.is_empty()
     }
 
+    /// Tokens that wait to be computed.
+    pub fn pending(&self) -> usize {
+        self.nodes.values().map(|node| node.tokens.len() - node.computed).sum()
+    }
+
     pub fn release(&mut self, sequence: SequenceId) {
         if let Some(path) = self.sequences.remove(&sequence) {
             for (id, _) in path.nodes {

@@ -35,7 +35,7 @@ pub struct Activations {
     pub last: Tensor,
 }
 
-/// What the last layer left, without activations.
+/// Attention over wherever the keys are: (q, k, v) of this pass's rows → output and log-sum-exp.
 pub(super) type Attend<'a> = dyn FnMut(&Tensor, &Tensor, &Tensor) -> Result<(Tensor, Tensor)> + 'a;
 
 impl Model {
