@@ -271,7 +271,7 @@ impl RaggedBatch {
             old_logprobs_n: &self.old,
         };
         // the fixture's reference log-probabilities belong to no model that is there
-        trainer.forward_backward_against(model, Some(&self.reference), &batch, loss).unwrap()
+        trainer.forward_backward_against(model, &self.reference, &batch, loss).unwrap()
     }
 }
 

@@ -208,16 +208,6 @@ impl Arrays {
     }
 }
 
-pub fn check_vocabulary(tokens: &[u32], vocab_size: usize) -> Result<()> {
-    match tokens.iter().position(|&token| token as usize >= vocab_size) {
-        None => Ok(()),
-        Some(index) => Err(Error::BadArgument(format!(
-            "token {} at {index} is outside the vocabulary of {vocab_size}",
-            tokens[index]
-        ))),
-    }
-}
-
 fn check_token_batch(Arrays { tokens_n, offsets, .. }: &Arrays) -> Result<()> {
     let ascending = offsets.windows(2).all(|pair| pair[0] < pair[1]);
     if offsets.len() < 2 || offsets[0] != 0 || offsets[offsets.len() - 1] as usize != tokens_n.len() || !ascending {

@@ -1,7 +1,7 @@
 //! Continuous batching: samples join and leave at every step; a gradient step waits for the policy's running samples,
 //! and what came later waits behind it.
 use super::completions::{Completions, Reply};
-use super::request::{Arrays, Job, POLICY, SampleJob, WeightOp, check_vocabulary};
+use super::request::{Arrays, Job, POLICY, SampleJob, WeightOp};
 use super::slots::Slots;
 use super::{EngineOptions, Failure, Message, Texts, no_model};
 use crate::error::{Error, Result};
@@ -159,8 +159,7 @@ impl Scheduler {
     // Sampling.
 
     fn admit(&mut self, id: u64, job: Box<SampleJob>) -> Result<()> {
-        let vocab_size = find(&self.models, &job.model)?.model.config.vocab_size;
-        check_vocabulary(&job.tokens, vocab_size)?;
+        find(&self.models, &job.model)?.model.config.check_tokens(&job.tokens)?;
         match job.sequence {
             Some(handle) => self.sample_sequence(id, handle, job),
             None => {
@@ -325,7 +324,6 @@ impl Scheduler {
     fn forward_backward(&mut self, arrays: &Arrays, loss: &Loss, anchor: Option<&str>) -> Result<Reply> {
         let policy = &find(&self.models, POLICY)?.model;
         let anchor = anchor.map(|name| find(&self.models, name)).transpose()?.map(|loaded| &loaded.model);
-        check_vocabulary(&arrays.tokens_n, policy.config.vocab_size)?;
         let trainer = trainer_of(&mut self.trainer, policy, &self.options)?;
         let report = trainer.forward_backward(policy, anchor, &arrays.batch(), loss)?;
         Ok(told(json!({
@@ -351,7 +349,6 @@ impl Scheduler {
 
     fn logprobs(&self, model: &str, arrays: &Arrays, temperature: f32) -> Result<Reply> {
         let model = &find(&self.models, model)?.model;
-        check_vocabulary(&arrays.tokens_n, model.config.vocab_size)?;
         let found = train::distributions(model, &arrays.tokens_n, &arrays.offsets, temperature)?;
         Ok(Reply { values: found.iter().map(|distribution| distribution.logprob).collect(), ..Reply::default() })
     }

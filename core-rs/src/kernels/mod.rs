@@ -11,7 +11,10 @@ mod vocabulary;
 pub use attention::{
     Attended, CachedRows, CachedSpan, HeadShape, Node, attention, attention_backward, cached_attention,
 };
-pub use elementwise::*;
+pub use elementwise::{
+    Rotation, column_sums, gather_rows, rms_norm, rms_norm_backward, rotate, scatter_add_rows, sum, swiglu,
+    swiglu_backward, zeros_like,
+};
 pub use products::{Operand, Weight, linear, linear_weight_gradient, product_into};
 pub use slices::{read, uninitialised, write};
 pub use vocabulary::{Distribution, Slope, Target, vocabulary_backward, vocabulary_forward};

@@ -168,15 +168,6 @@ impl Cache {
         Ok(())
     }
 
-    /// Computed and pending tokens of a sequence.
-    pub fn len(&self, sequence: SequenceId) -> Result<usize> {
-        Ok(self.path(sequence)?.nodes.iter().map(|(_, used)| used).sum())
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.sequences.is_empty()
-    }
-
     /// Tokens that wait to be computed.
     pub fn pending(&self) -> usize {
         self.nodes.values().map(|node| node.tokens.len() - node.computed).sum()

@@ -31,6 +31,18 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// Every token must be one of the vocabulary.
+    pub fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+        let size = self.vocab_size;
+        match tokens.iter().position(|token| *token as usize >= size) {
+            None => Ok(()),
+            Some(at) => {
+                let problem = format!("token {} at {at} is outside the vocabulary of {size}", tokens[at]);
+                Err(Error::BadArgument(problem))
+            }
+        }
+    }
+
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join("config.json");
         let json = read_object(&path)?;

@@ -67,28 +67,42 @@ impl Trainer {
         batch: &Batch,
         loss: &Loss,
     ) -> Result<GradientReport> {
-        let Some(anchor) = anchor else { return self.forward_backward_against(model, None, batch, loss) };
-        check(model, batch)?;
-        let tree = TokenTree::new(batch.tokens_n, batch.offsets, self.options.prefix_sharing);
-        let asked = Asked::of(&tree, batch.offsets, batch.tokens_n, |t| batch.weights_n[t] != 0.0);
-        let mut references_n = vec![0f32; batch.tokens_n.len()];
-        for (t, reference) in asked.tokens.iter().zip(asked.distributions(anchor, &tree, loss.temperature())?) {
-            references_n[*t] = reference.logprob;
-        }
-        self.forward_backward_against(model, Some(&references_n), batch, loss)
+        let (tree, asked) = self.lay_out(model, batch)?;
+        let references = anchor.map(|anchor| asked.distributions(anchor, &tree, loss.temperature())).transpose()?;
+        let references: Option<Vec<f32>> = references.map(|found| found.iter().map(|d| d.logprob).collect());
+        self.gradient(model, &tree, &asked, references.as_deref(), batch, loss)
     }
 
-    /// As `forward_backward`, with the anchor's log-probabilities given per token.
+    /// As `forward_backward`, with the anchor's log-probabilities given per token of the batch.
     pub fn forward_backward_against(
         &mut self,
         model: &Model,
-        references_n: Option<&[f32]>,
+        references_n: &[f32],
         batch: &Batch,
         loss: &Loss,
     ) -> Result<GradientReport> {
+        let (tree, asked) = self.lay_out(model, batch)?;
+        let references: Vec<f32> = asked.tokens.iter().map(|t| references_n[*t]).collect();
+        self.gradient(model, &tree, &asked, Some(&references), batch, loss)
+    }
+
+    fn lay_out(&self, model: &Model, batch: &Batch) -> Result<(TokenTree, Asked)> {
         check(model, batch)?;
         let tree = TokenTree::new(batch.tokens_n, batch.offsets, self.options.prefix_sharing);
         let asked = Asked::of(&tree, batch.offsets, batch.tokens_n, |t| batch.weights_n[t] != 0.0);
+        Ok((tree, asked))
+    }
+
+    /// `references`: the anchor's log-probability of each asked token.
+    fn gradient(
+        &mut self,
+        model: &Model,
+        tree: &TokenTree,
+        asked: &Asked,
+        references: Option<&[f32]>,
+        batch: &Batch,
+        loss: &Loss,
+    ) -> Result<GradientReport> {
         let mut report = GradientReport { computed_tokens: tree.tokens_n.len() as u64, ..Default::default() };
         if asked.targets.is_empty() {
             return Ok(report);
@@ -108,7 +122,7 @@ impl Trainer {
             head_gradient,
             |i, new| {
                 let t = asked.tokens[i];
-                let reference_logprob = references_n.map(|references_n| references_n[t]);
+                let reference_logprob = references.map(|references| references[i]);
                 let token = LossToken {
                     weight: batch.weights_n[t],
                     advantage: batch.advantages_n[t],
@@ -263,10 +277,5 @@ fn check_tokens(model: &Model, tokens_n: &[u32], offsets: &[u32]) -> Result<()> 
     if offsets.first() != Some(&0) || offsets.last().map(|end| *end as usize) != Some(n) || !offsets.is_sorted() {
         return Err(Error::BadArgument(format!("offsets must rise from 0 to {n}, the number of tokens")));
     }
-    match tokens_n.iter().find(|t| **t as usize >= model.config.vocab_size) {
-        Some(token) => {
-            Err(Error::BadArgument(format!("token {token} is outside the vocabulary of {}", model.config.vocab_size)))
-        }
-        None => Ok(()),
-    }
+    model.config.check_tokens(tokens_n)
 }
