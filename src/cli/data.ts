@@ -9,7 +9,8 @@ import { parseOwnFlags } from "./arguments.ts";
 import type { Host } from "./host.ts";
 import { HOW_TO_GET_TAU2, TAU2_FILES, TAU2_VERSION } from "./tau2-files.ts";
 
-const ARGS = {
+/** Of the commands that look at the data. */
+export const DATA_ARGS = {
   tau2_data_dir: {
     type: "string",
     description: "tau2-bench's data directory; by default that of TAU2_DATA_DIR.",
@@ -30,9 +31,9 @@ const checkCommand = ({ env, print, fail }: Host) =>
       name: "check",
       description: "Say which of tau2-bench's files are there, with their SHA-256, and how to get what is missing.",
     },
-    args: ARGS,
+    args: DATA_ARGS,
     run: async ({ rawArgs }) => {
-      const { tau2_data_dir, json } = parseOwnFlags(rawArgs, ARGS);
+      const { tau2_data_dir, json } = parseOwnFlags(rawArgs, DATA_ARGS);
       const directory = typeof tau2_data_dir === "string" ? tau2_data_dir : (env.TAU2_DATA_DIR ?? null);
       const found = await checkTau2Data(directory);
       print(json === true ? `${JSON.stringify({ directory, files: found })}\n` : report(directory, found));

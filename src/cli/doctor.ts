@@ -2,24 +2,15 @@
 import { accessSync, constants, existsSync, readFileSync } from "node:fs";
 import { availableParallelism, homedir, totalmem } from "node:os";
 import { dirname, join } from "node:path";
-import { type ArgsDef, defineCommand } from "citty";
+import { defineCommand } from "citty";
 import { ABI_VERSION } from "../core/abi.ts";
 import { openEngine } from "../core/engine.ts";
 import type { Policy } from "../core/policy.ts";
 import { resolveModelDirectory } from "../run/model-directory.ts";
 import { parseOwnFlags } from "./arguments.ts";
-import { checkTau2Data } from "./data.ts";
+import { checkTau2Data, DATA_ARGS } from "./data.ts";
 import type { Host } from "./host.ts";
 import { HOW_TO_GET_TAU2 } from "./tau2-files.ts";
-
-const ARGS = {
-  tau2_data_dir: {
-    type: "string",
-    description: "tau2-bench's data directory; by default that of TAU2_DATA_DIR.",
-    valueHint: "DIR",
-  },
-  json: { type: "boolean", description: "Print JSON." },
-} satisfies ArgsDef;
 
 export interface Finding {
   readonly what: string;
@@ -32,9 +23,9 @@ export interface Finding {
 export const doctorCommand = (host: Host) =>
   defineCommand({
     meta: { name: "doctor", description: "Check that this machine can train: processor, core library, caches, data." },
-    args: ARGS,
+    args: DATA_ARGS,
     run: async ({ rawArgs }) => {
-      const { tau2_data_dir, json } = parseOwnFlags(rawArgs, ARGS);
+      const { tau2_data_dir, json } = parseOwnFlags(rawArgs, DATA_ARGS);
       const dataDirectory = typeof tau2_data_dir === "string" ? tau2_data_dir : (host.env.TAU2_DATA_DIR ?? null);
       const findings = [
         machine(),
