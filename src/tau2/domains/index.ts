@@ -4,6 +4,7 @@ import { dataRoot } from "../data-directory.ts";
 import type { Domain } from "../types.ts";
 import { airline } from "./airline/index.ts";
 import { quickstartDomains } from "./quickstart/index.ts";
+import { retail } from "./retail/index.ts";
 
 export interface DomainOptions {
   /** A tau2-bench checkout, its data directory, or the tau2 folder inside; null: only built-in domains can be loaded. */
@@ -14,7 +15,7 @@ export interface DomainOptions {
 
 const FROM_DATA: Readonly<
   Record<string, (options: { readonly root: string; readonly train_split: number }) => Domain>
-> = { airline };
+> = { airline, retail };
 
 /** Names that `loadDomain` takes. */
 export function knownDomains(): string[] {
