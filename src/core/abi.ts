@@ -55,6 +55,9 @@ export const KINDS = {
   save: 10,
   save_state: 11,
   load_state: 12,
+  add_importance: 13,
+  top_logprobs: 14,
+  digest: 15,
 } as const;
 
 export type Kind = keyof typeof KINDS;
@@ -66,9 +69,9 @@ export const ALIGNMENT = 8;
 export const STRUCTS = {
   /** u32 size · i32 doorbell_fd · u64 engine */
   Opened: { size: 16, fields: { size: 0, doorbell_fd: 4, engine: 8 } },
-  /** u32 size · u32 kind · u64 everything else; `values_len` is the length of each of the three f32 arrays. */
+  /** u32 size · u32 kind · u64 everything else; `values_len` is the length of each of the three f32 arrays per token, `targets_len` of each target array. */
   Submission: {
-    size: 96,
+    size: 120,
     fields: {
       size: 0,
       kind: 4,
@@ -83,6 +86,9 @@ export const STRUCTS = {
       advantages: 72,
       old_logprobs: 80,
       values_len: 88,
+      target_ids: 96,
+      target_logprobs: 104,
+      targets_len: 112,
     },
   },
   /** u32 size · u32 count · u64 bytes · u64 bytes_needed (of the next record, when it did not fit) */

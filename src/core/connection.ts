@@ -15,6 +15,8 @@ export interface Arrays {
   readonly weights?: Float32Array;
   readonly advantages?: Float32Array;
   readonly old_logprobs?: Float32Array;
+  readonly target_ids?: Uint32Array;
+  readonly target_logprobs?: Float32Array;
 }
 
 export interface Answer {
@@ -115,6 +117,9 @@ export class Connection implements Disposable {
     u64("advantages", addressOf(arrays.advantages));
     u64("old_logprobs", addressOf(arrays.old_logprobs));
     u64("values_len", commonLength(arrays));
+    u64("target_ids", addressOf(arrays.target_ids));
+    u64("target_logprobs", addressOf(arrays.target_logprobs));
+    u64("targets_len", targetsLength(arrays));
     checked(this.#library, this.#library.grpo_submit(this.#engine, submission.bytes));
   }
 
@@ -193,6 +198,12 @@ function commonLength({ weights, advantages, old_logprobs }: Arrays): number {
     throw new EngineError("BadArgument", `the f32 arrays have ${lengths.join(", ")} values`);
   }
   return length;
+}
+
+function targetsLength({ target_ids, target_logprobs }: Arrays): number {
+  const [ids = 0, logprobs = 0] = [target_ids?.length, target_logprobs?.length];
+  if (ids !== logprobs) throw new EngineError("BadArgument", `${ids} target ids, ${logprobs} log-probabilities`);
+  return ids;
 }
 
 /** Throws what the core says about the call of this thread that just failed. */

@@ -1,6 +1,6 @@
 /** `Policy` over the Rust core. */
 import { UserError } from "../base/errors.ts";
-import { Connection } from "./connection.ts";
+import { type Arrays, Connection } from "./connection.ts";
 import { EngineError } from "./errors.ts";
 import { openLibrary } from "./library.ts";
 import type {
@@ -16,9 +16,12 @@ import type {
   Sampled,
   SampleRequest,
   SequenceId,
+  StoredDistributions,
   TokenBatch,
   TrainingBatch,
+  VectorName,
   WeightOp,
+  WeightOpReport,
 } from "./policy.ts";
 
 export { EngineError } from "./errors.ts";
@@ -118,15 +121,26 @@ class CorePolicy implements Policy {
   }
 
   async forwardBackward(batch: TrainingBatch, loss: LossOptions): Promise<GradientReport> {
-    const arrays = {
-      tokens: batch.tokens_N,
-      offsets: batch.offsets,
-      weights: batch.weights_N,
-      advantages: batch.advantages_N,
-      old_logprobs: batch.old_logprobs_N,
-    };
-    const { text } = await this.#connection.submit("forward_backward", lossControl(loss), arrays);
+    const { text } = await this.#connection.submit("forward_backward", lossControl(loss), arraysOf(batch));
     return withNumbers(JSON.parse(text) as GradientReport);
+  }
+
+  async addImportance(
+    batch: TrainingBatch,
+    loss: LossOptions,
+    { into, of }: { readonly into: VectorName; readonly of: "square" | "absolute" },
+  ): Promise<void> {
+    await this.#connection.submit("add_importance", { ...lossControl(loss), into, of }, arraysOf(batch));
+  }
+
+  async topLogprobs(
+    model: ModelName,
+    batch: TokenBatch,
+    { temperature, k }: { readonly temperature: number; readonly k: number },
+  ): Promise<StoredDistributions> {
+    const arrays = { tokens: batch.tokens_N, offsets: batch.offsets };
+    const { tokens, values } = await this.#connection.submit("top_logprobs", { model, temperature, k }, arrays);
+    return { k, ids_NK: tokens, logprobs_NK: values };
   }
 
   async optimizerStep(options: OptimizerOptions): Promise<OptimizerReport> {
@@ -146,16 +160,25 @@ class CorePolicy implements Policy {
     return values;
   }
 
-  async weightOp(op: WeightOp): Promise<void> {
-    await this.#connection.submit("weight_op", op);
+  async weightOp(op: WeightOp): Promise<WeightOpReport> {
+    const { text } = await this.#connection.submit("weight_op", op);
+    return withNumbers(JSON.parse(text) as WeightOpReport);
+  }
+
+  async digest(): Promise<string> {
+    const { text } = await this.#connection.submit("digest", {});
+    return text;
   }
 
   async save(directory: string): Promise<void> {
     await this.#connection.submit("save", { path: directory });
   }
 
-  async saveState(file: string): Promise<void> {
-    await this.#connection.submit("save_state", { path: file });
+  async saveState(
+    file: string,
+    { models }: { readonly models: readonly ModelName[] } = { models: [] },
+  ): Promise<void> {
+    await this.#connection.submit("save_state", { path: file, models });
   }
 
   async loadState(file: string): Promise<void> {
@@ -181,12 +204,21 @@ function sampleControl(request: SampleRequest): object {
   };
 }
 
-/** The kind becomes the tag that Rust's enum has. */
+const arraysOf = (batch: TrainingBatch): Arrays => ({
+  tokens: batch.tokens_N,
+  offsets: batch.offsets,
+  weights: batch.weights_N,
+  advantages: batch.advantages_N,
+  old_logprobs: batch.old_logprobs_N,
+  target_ids: batch.targets?.ids_NK,
+  target_logprobs: batch.targets?.logprobs_NK,
+});
+
+/** The kind becomes the tag that Rust's enum has; the anchor stands beside it. */
 function lossControl(options: LossOptions): object {
-  const { temperature } = options;
-  if (options.kind === "nll") return { loss: { nll: { temperature } }, anchor: null };
-  const { clip_low, clip_high, kl_coef, kl_ratio_correction, entropy_coef, anchor } = options;
-  return { loss: { grpo: { clip_low, clip_high, kl_coef, kl_ratio_correction, entropy_coef, temperature } }, anchor };
+  const { kind, ...loss } = options;
+  const { anchor = null, ...scalars } = { anchor: null, ...loss };
+  return { loss: { [kind]: scalars }, anchor };
 }
 
 /** JSON has no NaN: the core writes null for what is not finite. */

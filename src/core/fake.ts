@@ -20,9 +20,11 @@ import type {
   SampleRequest,
   SamplingOptions,
   SequenceId,
+  StoredDistributions,
   TokenBatch,
   TrainingBatch,
   WeightOp,
+  WeightOpReport,
 } from "./policy.ts";
 
 /** Bytes are 0..255; these come after them. */
@@ -216,12 +218,34 @@ class ScriptedPolicy implements FakePolicy {
     );
   }
 
-  async weightOp(op: WeightOp): Promise<void> {
+  async addImportance(): Promise<void> {
+    this.#count("addImportance");
+  }
+
+  async topLogprobs(
+    model: ModelName,
+    batch: TokenBatch,
+    { k }: { readonly k: number },
+  ): Promise<StoredDistributions> {
+    this.#count("topLogprobs");
+    this.#weightsOf(model);
+    assertTokenBatch(batch);
+    const cells = batch.tokens_N.length * k;
+    return { k, ids_NK: new Uint32Array(cells), logprobs_NK: new Float32Array(cells) };
+  }
+
+  async digest(): Promise<string> {
+    this.#count("digest");
+    return new Bun.CryptoHasher("sha256").update(JSON.stringify(this.#weights)).digest("hex");
+  }
+
+  async weightOp(op: WeightOp): Promise<WeightOpReport> {
     this.#count("weightOp");
     this.weightOps.push(op);
     if (op.op === "snapshot") this.#frozen.set(op.name, { ...this.#weights });
     if (op.op === "drop") this.#drop(op.name);
     if (op.op === "reset_optimizer") this.#gradient = 0;
+    return { value: 0 };
   }
 
   async save(directory: string): Promise<void> {

@@ -25,10 +25,13 @@ pub enum Kind {
     Save = 10,
     SaveState = 11,
     LoadState = 12,
+    AddImportance = 13,
+    TopLogprobs = 14,
+    Digest = 15,
 }
 
 impl Kind {
-    pub const ALL: [(Kind, &'static str); 12] = [
+    pub const ALL: [(Kind, &'static str); 15] = [
         (Kind::LoadModel, "load_model"),
         (Kind::Render, "render"),
         (Kind::Tokenize, "tokenize"),
@@ -41,6 +44,9 @@ impl Kind {
         (Kind::Save, "save"),
         (Kind::SaveState, "save_state"),
         (Kind::LoadState, "load_state"),
+        (Kind::AddImportance, "add_importance"),
+        (Kind::TopLogprobs, "top_logprobs"),
+        (Kind::Digest, "digest"),
     ];
 
     pub fn from_number(number: u32) -> Option<Self> {
@@ -72,6 +78,9 @@ pub struct Arrays {
     pub weights_n: Vec<f32>,
     pub advantages_n: Vec<f32>,
     pub old_logprobs_n: Vec<f32>,
+    /// K per token, for the losses that need them.
+    pub target_ids: Vec<u32>,
+    pub target_logprobs: Vec<f32>,
 }
 
 pub enum TextJob {
@@ -148,8 +157,11 @@ impl Request {
             }
             Kind::WeightOp => Job::WeightOp(control(&self)?),
             Kind::Save => Job::Save { directory: control::<SaveControl>(&self)?.path },
-            Kind::SaveState => Job::SaveState { file: control::<SaveControl>(&self)?.path },
+            Kind::SaveState => Job::SaveState { file: control::<SaveStateControl>(&self)?.path },
             Kind::LoadState => Job::LoadState { file: control::<SaveControl>(&self)?.path },
+            Kind::AddImportance | Kind::TopLogprobs | Kind::Digest => {
+                return Err(Error::BadArgument(format!("{} is not ready", self.kind.name())));
+            }
             Kind::Render | Kind::Tokenize | Kind::Decode => {
                 return Err(Error::BadArgument(format!("{} belongs to the text thread", self.kind.name())));
             }
@@ -219,7 +231,7 @@ fn check_token_batch(Arrays { tokens_n, offsets, .. }: &Arrays) -> Result<()> {
 
 fn check_training_batch(arrays: &Arrays) -> Result<()> {
     check_token_batch(arrays)?;
-    let Arrays { tokens_n, offsets, weights_n, advantages_n, old_logprobs_n } = arrays;
+    let Arrays { tokens_n, offsets, weights_n, advantages_n, old_logprobs_n, .. } = arrays;
     for (values, name) in [(weights_n, "weights_N"), (advantages_n, "advantages_N"), (old_logprobs_n, "old_logprobs_N")]
     {
         if values.len() != tokens_n.len() {
@@ -369,4 +381,12 @@ struct LogprobsControl {
 #[serde(deny_unknown_fields)]
 struct SaveControl {
     path: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SaveStateControl {
+    path: PathBuf,
+    #[allow(dead_code)]
+    models: Vec<String>,
 }

@@ -375,7 +375,7 @@ impl Scheduler {
                 self.models.remove(&name);
             }
         }
-        Ok(Reply::default())
+        Ok(told(json!({ "value": 0.0 })))
     }
 
     fn save(&self, directory: &Path) -> Result<Reply> {

@@ -32,6 +32,10 @@ pub struct Submission {
     pub old_logprobs: *const f32,
     /// Length of each of the three before.
     pub values_len: u64,
+    pub target_ids: *const u32,
+    pub target_logprobs: *const f32,
+    /// Length of each of the two before.
+    pub targets_len: u64,
 }
 
 #[repr(C)]
@@ -132,7 +136,10 @@ pub fn described() -> String {
             weights,
             advantages,
             old_logprobs,
-            values_len
+            values_len,
+            target_ids,
+            target_logprobs,
+            targets_len
         }),
         fields!(Drained { size, count, bytes, bytes_needed }),
         fields!(CompletionHeader { size, status, id, text_len, tokens_len, values_len, record_bytes }),

@@ -132,6 +132,8 @@ fn request(submission: &Submission) -> Result<Request, Fault> {
             weights_n: values(submission.weights, "weights")?,
             advantages_n: values(submission.advantages, "advantages")?,
             old_logprobs_n: values(submission.old_logprobs, "old_logprobs")?,
+            target_ids: slice(submission.target_ids, submission.targets_len, "target_ids")?.to_vec(),
+            target_logprobs: slice(submission.target_logprobs, submission.targets_len, "target_logprobs")?.to_vec(),
         },
     })
 }
