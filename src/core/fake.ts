@@ -189,6 +189,7 @@ class ScriptedPolicy implements FakePolicy {
       entropy_mean: 0,
       clip_low_fraction: 0,
       clip_high_fraction: 0,
+      dual_clip_fraction: 0,
       logprob_diff_max: 0,
       computed_tokens: batch.tokens_N.length,
       ...this.#options.gradientReport,

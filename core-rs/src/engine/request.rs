@@ -3,7 +3,7 @@ use super::sampler::{Sampler, SamplingOptions};
 use crate::error::{Error, Result};
 use crate::model::Dtype;
 use crate::text::{ChatMessage, RenderOptions};
-use crate::train::{AdamW, Batch, Loss};
+use crate::train::{AdamW, Batch, Grpo, Loss};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
@@ -337,16 +337,14 @@ struct ForwardControl {
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum LossControl {
-    Grpo { clip_low: f32, clip_high: f32, kl_coef: f32, kl_ratio_correction: bool, entropy_coef: f32, temperature: f32 },
+    Grpo(Grpo),
     Nll { temperature: f32 },
 }
 
 impl From<LossControl> for Loss {
     fn from(control: LossControl) -> Self {
         match control {
-            LossControl::Grpo { clip_low, clip_high, kl_coef, kl_ratio_correction, entropy_coef, temperature } => {
-                Loss::Grpo { clip_low, clip_high, kl_coef, kl_ratio_correction, entropy_coef, temperature }
-            }
+            LossControl::Grpo(grpo) => Loss::Grpo(grpo),
             LossControl::Nll { temperature } => Loss::Nll { temperature },
         }
     }

@@ -3,14 +3,14 @@ mod loss;
 mod optimizer;
 mod tree;
 
-pub use loss::Loss;
+pub use loss::{Grpo, ImportanceSamplingLevel, KlEstimator, Loss, Surrogate};
 pub use optimizer::{AdamW, OptimizerReport};
 
 use crate::error::{Error, Result};
 use crate::kernels::{Distribution, Target, gather_rows, scatter_add_rows, vocabulary_backward, vocabulary_forward};
 use crate::model::{Gradients, Model};
 use candle_core::{DType, Tensor};
-use loss::{LossToken, TokenLoss, token_loss};
+use loss::{LossToken, TokenLoss, sequence_losses, token_loss};
 use optimizer::Optimizer;
 use std::path::Path;
 use tree::TokenTree;
@@ -35,6 +35,7 @@ pub struct GradientReport {
     pub entropy_mean: f64,
     pub clip_low_fraction: f64,
     pub clip_high_fraction: f64,
+    pub dual_clip_fraction: f64,
     pub logprob_diff_max: f64,
     /// Rows computed, after sharing prefixes.
     pub computed_tokens: u64,
@@ -111,6 +112,10 @@ impl Trainer {
             model.forward(&tree.tokens_n, &tree.positions_n, &tree.nodes, self.options.gradient_checkpointing)?;
         let rows = gather_rows(model.kernels, &activations.last, &asked.rows)?;
         let (normed, inverse_rms) = model.final_norm(&rows)?;
+        let tokens: Vec<LossToken> = (0..asked.tokens.len()).map(|i| asked.loss_token(i, batch, references)).collect();
+        let whole = sequence_losses(loss, &tokens, || {
+            vocabulary_forward(model.kernels, &normed, model.head(), &asked.targets, loss.temperature())
+        })?;
         let mut totals = Totals::default();
         let head_gradient = model.head_gradient(&mut self.gradients);
         let d_normed = vocabulary_backward(
@@ -121,15 +126,7 @@ impl Trainer {
             loss.temperature(),
             head_gradient,
             |i, new| {
-                let t = asked.tokens[i];
-                let reference_logprob = references.map(|references| references[i]);
-                let token = LossToken {
-                    weight: batch.weights_n[t],
-                    advantage: batch.advantages_n[t],
-                    old_logprob: batch.old_logprobs_n[t],
-                    reference_logprob,
-                };
-                let result = token_loss(loss, token, new);
+                let result = whole.as_ref().map_or_else(|| token_loss(loss, tokens[i], new), |losses| losses[i]);
                 totals.add(result, new);
                 result.slope
             },
@@ -211,6 +208,17 @@ impl Asked {
         asked
     }
 
+    fn loss_token(&self, i: usize, batch: &Batch, references: Option<&[f32]>) -> LossToken {
+        let t = self.tokens[i];
+        LossToken {
+            weight: batch.weights_n[t],
+            advantage: batch.advantages_n[t],
+            old_logprob: batch.old_logprobs_n[t],
+            reference_logprob: references.map(|references| references[i]),
+            sequence: batch.offsets.partition_point(|start| *start as usize <= t) - 1,
+        }
+    }
+
     fn distributions(&self, model: &Model, tree: &TokenTree, temperature: f32) -> Result<Vec<Distribution>> {
         if self.targets.is_empty() {
             return Ok(Vec::new());
@@ -230,6 +238,7 @@ struct Totals {
     entropy: f64,
     low: u64,
     high: u64,
+    dual: u64,
     difference: f64,
 }
 
@@ -241,6 +250,7 @@ impl Totals {
         self.entropy += new.entropy as f64;
         self.low += token.clipped_low as u64;
         self.high += token.clipped_high as u64;
+        self.dual += token.clipped_dual as u64;
         self.difference = self.difference.max(token.logprob_difference as f64);
     }
 
@@ -252,6 +262,7 @@ impl Totals {
         report.entropy_mean = self.entropy / n;
         report.clip_low_fraction = self.low as f64 / n;
         report.clip_high_fraction = self.high as f64 / n;
+        report.dual_clip_fraction = self.dual as f64 / n;
         report.logprob_diff_max = self.difference;
     }
 }
