@@ -27,11 +27,6 @@ const LATER: readonly {
     sentence: "the anchor previous_task is not in this release; use base",
   },
   {
-    option: "loss_type",
-    refused: oneOf("gspo", "cispo"),
-    sentence: "gspo and cispo are not in this release; use grpo, dr_grpo, dapo or bnpo",
-  },
-  {
     option: "cl_algorithm",
     refused: oneOf(
       ...["adaptive_replay", "ewc", "online_ewc", "ewc_pp", "progressive", "dynamic_expansion", "fusion"],

@@ -223,11 +223,7 @@ class ScriptedPolicy implements FakePolicy {
     this.#count("addImportance");
   }
 
-  async topLogprobs(
-    model: ModelName,
-    batch: TokenBatch,
-    { k }: { readonly k: number },
-  ): Promise<StoredDistributions> {
+  async topLogprobs(model: ModelName, batch: TokenBatch, { k }: { readonly k: number }): Promise<StoredDistributions> {
     this.#count("topLogprobs");
     this.#weightsOf(model);
     assertTokenBatch(batch);

@@ -14,7 +14,8 @@ export async function planText(config: RunConfig, edge: Edge): Promise<string> {
   const curriculum = new Curriculum({ ...config, domains, rng: Rng.from(config.seed), solvedByNothing });
   const users = chooseUsers(config, { domains, edge });
   const tasks = config.batch_size_per_gpu * config.gradient_accumulation_steps * config.nproc_per_node;
-  const updates = curriculum.experiences.length * config.num_steps_per_task;
+  const steps = curriculum.experiences.length * config.num_steps_per_task;
+  const updates = config.num_iterations * config.num_mini_batches;
   const evaluated = evaluationRollouts(config, curriculum);
   const lines = [
     "Config:",
@@ -26,9 +27,9 @@ export async function planText(config: RunConfig, edge: Edge): Promise<string> {
       const label = contaminated ? " (contaminated: also trained on)" : "";
       return `  task ${index}: ${domain}, ${steps} steps on ${train.length} training tasks; evaluation on ${test.length} tasks${label}; user ${users.identities[domain]}`;
     }),
-    `  each step: ${tasks} tasks × ${config.num_samples_per_prompt} rollouts = ${tasks * config.num_samples_per_prompt} rollouts, one update${replayNote(config)}`,
+    `  each step: ${tasks} tasks × ${config.num_samples_per_prompt} rollouts = ${tasks * config.num_samples_per_prompt} rollouts, ${updates === 1 ? "one update" : `${updates} updates`}${replayNote(config)}`,
     `  evaluations: all domains before training and after each task${config.eval_interval > 0 ? `, the current one every ${config.eval_interval} steps` : ""}; ${config.eval_trials} trials a task`,
-    `  in all: ${updates} updates, ${updates * tasks * config.num_samples_per_prompt} training rollouts, ${evaluated} evaluation rollouts`,
+    `  in all: ${steps * updates} updates, ${steps * tasks * config.num_samples_per_prompt} training rollouts${refillNote(config)}, ${evaluated} evaluation rollouts`,
     `  run directory: ${config.log_dir}`,
     ...users.warnings.map((text) => `  warning: ${text}`),
   ];
@@ -39,6 +40,9 @@ function replayNote({ cl_algorithm, replay_ratio, replay_budget }: RunConfig): s
   if (cl_algorithm !== "replay") return "";
   return `; from the second domain on ${replay_ratio} of the tasks are replayed${replay_budget === "add" ? ", on top" : ""}`;
 }
+
+const refillNote = ({ dynamic_sampling, dynamic_sampling_rounds_max }: RunConfig): string =>
+  dynamic_sampling ? ` (up to ${dynamic_sampling_rounds_max} times as many with dynamic_sampling)` : "";
 
 function evaluationRollouts(
   { eval_interval, eval_trials, num_steps_per_task }: RunConfig,

@@ -1,17 +1,21 @@
 /**
  * The loop: GRPO on one domain of `task_order` after the other, evaluated on all of them before training and after each
- * one. A step is one optimizer update on batch × accumulation tasks. Everything called here returns a value.
+ * one. A step is one optimizer update, or a few, on batch × accumulation tasks. Everything called here returns a value.
  */
 import type { StepContext } from "../cl/method.ts";
 import type { RunConfig } from "../config/schema.ts";
 import type { Experience } from "../curriculum/experience.ts";
 import { packBatches } from "../grpo/batch.ts";
+import { meanKl, type TokenKl, tokenKl } from "../grpo/kl.ts";
 import type { MetricsRow } from "../metrics/rows.ts";
-import { asInterruption } from "./abort.ts";
+import type { Group } from "../rollout/types.ts";
+import { asInterruption, orAborted } from "./abort.ts";
 import { beginExperience, carryOut, close, evaluateAll, evaluateCurrent, recordStep, save } from "./acts.ts";
+import { stepGroups } from "./groups.ts";
 import { openRun, type Run, timed } from "./run.ts";
 import type { Session } from "./session.ts";
-import { gradientStep, learningRate } from "./update.ts";
+import { learningRate } from "./update.ts";
+import { updateOnStep } from "./updates.ts";
 
 export interface TrainResult {
   readonly log_dir: string;
@@ -54,21 +58,33 @@ async function trainStep(run: Run, context: StepContext): Promise<void> {
   const place = { task_idx: experience.index, step };
   const offered = curriculum.next(experience, tasksPerStep(config));
   const planned = curriculum.take(experience, method.augmentBatch({ ...context, tasks: offered }));
-  const groups = await timed(run, { ...place, phase: "rollouts" }, () =>
-    run.rollouts.train(planned, {
-      label: `task ${experience.index}, step ${step}: rollouts`,
-      step: experience.index * config.num_steps_per_task + step,
-      policy_version: run.policy_version,
-    }),
+  const { groups, kept, refilled } = await timed(run, { ...place, phase: "rollouts" }, () =>
+    stepGroups(run, planned, context),
   );
-  const { batches } = packBatches(groups, { ...config, completion_tokens_max: config.max_new_tokens });
+  const kl = await rewardKl(run, kept, place);
+  const packed = packBatches(kept, { ...config, completion_tokens_max: config.max_new_tokens }, kl);
   const learning_rate = learningRate(stepsSinceReset(config, experience, step), config);
+  const options = { config, learning_rate, anchor, penalty: method.penalty(context), signal };
   const update = await timed(run, { ...place, phase: "updates" }, () =>
-    gradientStep(policy, batches, { config, learning_rate, anchor, penalty: method.penalty(context), signal }),
+    updateOnStep(policy, packed.mini_batches, options),
   );
   memory.remember(groups, place);
   await carryOut(run, method.afterStep(context));
-  await recordStep(run, { experience, step, groups, update, batches });
+  const facts = { experience, step, groups, refilled, packing: packed.report, reward_kl: meanKl(kl) };
+  await recordStep(run, { ...facts, update, batches: packed.mini_batches.flat() });
+}
+
+/** Empty where the KL is not in the reward. */
+async function rewardKl(
+  run: Run,
+  groups: readonly Group[],
+  place: { readonly task_idx: number; readonly step: number },
+): Promise<TokenKl> {
+  const { config, policy, anchor, signal } = run;
+  if (!config.kl_in_reward || anchor === null) return new Map();
+  return timed(run, { ...place, phase: "reward_kl" }, () =>
+    orAborted(signal, tokenKl(policy, groups, { ...config, anchor })),
+  );
 }
 
 const tasksPerStep = ({ batch_size_per_gpu, gradient_accumulation_steps, nproc_per_node }: RunConfig): number =>
