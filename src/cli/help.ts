@@ -14,6 +14,7 @@ const TOPICS: Readonly<Record<string, string>> = {
   cl: "Continual learning",
   output: "Output",
   user: "Simulated user",
+  judge: "Judge of natural-language assertions",
 };
 
 const WIDTH = 100;

@@ -1,4 +1,5 @@
 /** What the options must satisfy together. Each rule gives the option to change and a sentence, or null. */
+import { DOTTED } from "./options.ts";
 import type { RunConfig } from "./schema.ts";
 
 export interface Violation {
@@ -30,19 +31,36 @@ const GENERAL_RULES: readonly Rule[] = [
       user.model !== null &&
       `is not used by user.kind ${user.kind}; set --user.kind openai or local`,
   ),
-  rule(
-    "user.base_url",
-    ({ user }) =>
-      user.kind !== "openai" &&
-      user.base_url !== null &&
-      `is not used by user.kind ${user.kind}; set --user.kind openai`,
+  ...(["base_url", "cache_dir"] as const).flatMap((name) => [
+    rule(
+      `user.${name}`,
+      ({ user }) =>
+        user.kind !== "openai" &&
+        user[name] !== null &&
+        `is not used by user.kind ${user.kind}; set --user.kind openai`,
+    ),
+    rule(
+      `judge.${name}`,
+      ({ judge }) => judge.model === null && judge[name] !== null && "is not used without judge.model",
+    ),
+  ]),
+  ...DOTTED.map((section) =>
+    rule(`${section}.base_url`, ({ [section]: { base_url } }) => base_url !== null && flawOfAddress(base_url)),
   ),
   rule(
-    "user.base_url",
-    ({ user }) =>
-      user.base_url !== null &&
-      !isHttpUrl(user.base_url) &&
-      `expected an http or https address, got "${user.base_url}"`,
+    "user.max_cost_usd",
+    ({ user, judge }) =>
+      user.max_cost_usd !== null &&
+      !(user.kind === "openai" && hasPrice(user)) &&
+      !(judge.model !== null && hasPrice(judge)) &&
+      "needs the prices of what is paid: user.price_per_million_input_tokens and …_output_tokens, or the judge's",
+  ),
+  rule(
+    "judge.model",
+    ({ nl_assertions, judge }) =>
+      nl_assertions === "judge" &&
+      judge.model === null &&
+      "nl_assertions judge needs the name of the model that judges",
   ),
   rule(
     "max_new_tokens",
@@ -94,4 +112,17 @@ export function firstViolation(config: RunConfig, command: Command): Violation |
   return null;
 }
 
-const isHttpUrl = (text: string) => URL.canParse(text) && /^https?:$/.test(new URL(text).protocol);
+const hasPrice = (endpoint: RunConfig["judge"]): boolean =>
+  endpoint.price_per_million_input_tokens + endpoint.price_per_million_output_tokens > 0;
+
+/** The address goes into config.json and messages, so it may hold no secret; none is quoted here either. */
+function flawOfAddress(address: string): string | null {
+  const url = URL.canParse(address) ? new URL(address) : null;
+  if (url === null || !/^https?:$/.test(url.protocol))
+    return "expected an http or https address, such as http://localhost:8000/v1";
+  if (url.username !== "" || url.password !== "" || SECRET_PARAMETER.test(url.search))
+    return "the address must hold no name, password or key; put the key into the environment variable that api_key_env names";
+  return null;
+}
+
+const SECRET_PARAMETER = /[?&][^=&]*(key|token|secret|sig|password)[^=&]*=/i;

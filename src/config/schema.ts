@@ -17,6 +17,7 @@ const count = (least: number, byDefault: number, description: string) =>
   v.optional(whole(least, description), byDefault);
 const atLeast = (least: number, byDefault: number, description: string) =>
   v.optional(v.pipe(v.number(), v.finite(), v.minValue(least), v.description(description)), byDefault);
+const positive = (description: string) => v.pipe(v.number(), v.finite(), v.gtValue(0), v.description(description));
 const above = (bound: number, byDefault: number, description: string) =>
   v.optional(v.pipe(v.number(), v.finite(), v.gtValue(bound), v.description(description)), byDefault);
 /** A number from 0 to 1, both included. */
@@ -83,6 +84,11 @@ const tau2 = {
     ["keep", "drop_from_train"],
     "keep",
     "`drop_from_train` leaves out training tasks that an agent solves by doing nothing.",
+  ),
+  nl_assertions: choice(
+    ["judge", "exclude", "drop"],
+    "exclude",
+    "Tasks whose reward needs a judge model: ask it (needs judge.model), leave them out, or strike the assertions from the reward.",
   ),
 };
 
@@ -162,6 +168,24 @@ const output = {
   wandb_project: maybe(text("Not in this release: a name is refused.")),
 };
 
+/** A model behind an OpenAI-compatible endpoint. */
+const endpoint = {
+  base_url: maybe(text("The endpoint, such as `http://localhost:8000/v1`; null = OpenAI's.")),
+  api_key_env: v.optional(
+    text("The environment variable that holds the endpoint's key; never read otherwise."),
+    "OPENAI_API_KEY",
+  ),
+  timeout_s: above(0, 60, "Seconds a request to the endpoint may take."),
+  max_retries: count(0, 5, "Repeats of a failed request."),
+  requests_per_minute: maybe(whole(1, "Rate limit of the endpoint; null = none.")),
+  max_concurrent_requests: count(1, 16, "Requests under way at once."),
+  cache_dir: maybe(
+    text("Directory that keeps the endpoint's answers: an equal request is not sent again; null = none."),
+  ),
+  price_per_million_input_tokens: atLeast(0, 0, "Dollars, for what the run says of its cost."),
+  price_per_million_output_tokens: atLeast(0, 0, "Dollars, for what the run says of its cost."),
+};
+
 const user = v.optional(
   v.strictObject({
     kind: choice(
@@ -172,17 +196,20 @@ const user = v.optional(
     model: maybe(
       text("`openai`: the endpoint's model name; `local`: a model directory, null = the frozen step-0 policy."),
     ),
-    base_url: maybe(text("`openai`: the endpoint, such as `http://localhost:8000/v1`; null = OpenAI's.")),
-    api_key_env: v.optional(
-      text("`openai`: the environment variable that holds the key; never read otherwise."),
-      "OPENAI_API_KEY",
-    ),
     temperature: atLeast(0, 0, "Of the simulated user."),
-    timeout_s: above(0, 60, "`openai`: seconds a request may take."),
-    max_retries: count(0, 5, "`openai`: repeats of a failed request."),
-    requests_per_minute: maybe(whole(1, "`openai`: rate limit; null = none.")),
-    price_per_million_input_tokens: atLeast(0, 0, "`openai`: dollars, for the cost in the report."),
-    price_per_million_output_tokens: atLeast(0, 0, "`openai`: dollars, for the cost in the report."),
+    ...endpoint,
+    max_cost_usd: maybe(
+      positive("Stop the run once user and judge have cost this, counted over all its parts; null = no limit."),
+    ),
+  }),
+  {},
+);
+
+const judge = v.optional(
+  v.strictObject({
+    model: maybe(text("Model that grades natural-language assertions; null = no judge.")),
+    temperature: atLeast(0, 0, "Of the judge."),
+    ...endpoint,
   }),
   {},
 );
@@ -201,6 +228,7 @@ export const RunConfigSchema = v.strictObject({
   ...cl,
   ...output,
   user,
+  judge,
 });
 
 type DeepReadonly<T> = T extends object ? { readonly [K in keyof T]: DeepReadonly<T[K]> } : T;

@@ -227,7 +227,17 @@ describe("refusals name what to change", () => {
     ["--user.base_url http://x", "--user.base_url: is not used by user.kind auto; set --user.kind openai"],
     [
       "--user.kind openai --user.model m --user.base_url x",
-      '--user.base_url: expected an http or https address, got "x"',
+      "--user.base_url: expected an http or https address, such as http://localhost:8000/v1",
+    ],
+    [
+      "--judge.model m --judge.base_url http://x/v1?api-key=abc",
+      "--judge.base_url: the address must hold no name, password or key; put the key into the environment variable that api_key_env names",
+    ],
+    ["--judge.cache_dir c", "--judge.cache_dir: is not used without judge.model"],
+    ["--user.cache_dir c", "--user.cache_dir: is not used by user.kind auto; set --user.kind openai"],
+    [
+      "--user.kind openai --user.model m --user.max_cost_usd 5",
+      "--user.max_cost_usd: needs the prices of what is paid: user.price_per_million_input_tokens and …_output_tokens, or the judge's",
     ],
     ["--max_context_tokens 1000", "--max_new_tokens: 2048 tokens a turn do not fit into max_context_tokens 1000"],
     [
@@ -252,7 +262,8 @@ describe("refusals name what to change", () => {
     ["b.yaml", "kl_coef: high", 'b.yaml: kl_coef: expected a number ≥ 0, got "high"'],
     ["b.yaml", "seed: '1'", 'b.yaml: seed: expected a whole number ≥ 0, got "1"'],
     ["b.yaml", "task_order: airline", 'b.yaml: task_order: expected one name or more, got "airline"'],
-    ["b.yaml", "user: gpt", 'b.yaml: user: expected options by name (kind, model, …), got "gpt"'],
+    ["b.yaml", "user: gpt", 'b.yaml: user: expected options by name (model, …), got "gpt"'],
+    ["b.yaml", "judge: { modle: x }", "b.yaml: judge.modle: unknown option (did you mean judge.model?)"],
     ["b.yaml", "user: { modle: x }", "b.yaml: user.modle: unknown option (did you mean user.model?)"],
     [
       "b.yaml",

@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { dumps, type ExactObject, type ExactValue } from "../../src/base/exact.ts";
 import { stoppingAgent } from "../../src/tau2/agent.ts";
 import { prepareEnvironment } from "../../src/tau2/environment.ts";
-import { evaluate, matchesAction } from "../../src/tau2/evaluator.ts";
+import { type EvaluationType, evaluate, matchesAction } from "../../src/tau2/evaluator.ts";
 import { runConversation } from "../../src/tau2/orchestrator.ts";
 import { PythonError } from "../../src/tau2/python.ts";
 import { rewardRecord } from "../../src/tau2/results.ts";
@@ -116,6 +116,10 @@ async function checkConversation(record: FixtureRecord): Promise<void> {
   const domain = domainOf(record.domain);
   const task = withoutJudge(taskOf(domain, record.task_id ?? null));
   expect(sorted(rewardRecord(evaluate({ domain, task, simulation })))).toBe(sorted(expected.reward_info));
+  for (const [type, reward] of Object.entries((expected.by_evaluation_type ?? {}) as ExactObject))
+    expect(sorted(rewardRecord(evaluate({ domain, task, simulation, type: type as EvaluationType })))).toBe(
+      sorted(reward),
+    );
 }
 
 function checkEvaluation(record: FixtureRecord): void {
