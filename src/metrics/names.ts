@@ -40,6 +40,9 @@ export const TRAIN_METRICS = {
 /** Of one evaluated domain. */
 export const SCORE_METRICS = {
   n_tasks: "Tasks evaluated.",
+  n_tasks_write: "Of these, tasks whose golden run writes.",
+  nl_assertions: "judge, exclude or drop: scores of different variants are not comparable.",
+  n_excluded: "Tasks that nl_assertions leaves out.",
   n_trials: "Trials per task.",
   n_failed: "Trials lost to the infrastructure; in no mean.",
   reward_mean: "Mean over tasks of the mean reward of their trials.",

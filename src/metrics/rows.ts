@@ -1,4 +1,5 @@
 /** The rows of metrics.jsonl, and metrics.json made from them. No row depends on the clock: equal runs are equal files. */
+import type { DomainBaselines } from "./baselines.ts";
 import { seedName, type TrainMetric, type TransferMetric } from "./names.ts";
 import type { DomainScore, TaskRewards } from "./score.ts";
 import type { MatrixRow } from "./transfer.ts";
@@ -8,6 +9,12 @@ interface Place {
   /** The experience, from 0. */
   readonly task_idx: number;
   readonly domain: string;
+}
+
+/** Once, before the first evaluation: what agents that help nobody earn. */
+export interface BaselinesRow {
+  readonly kind: "baselines";
+  readonly baselines: Readonly<Record<string, DomainBaselines>>;
 }
 
 export interface TrainRow extends Place, Readonly<Record<TrainMetric, number | null>> {
@@ -39,9 +46,9 @@ export interface TransferRow extends Place, Readonly<Record<TransferMetric, numb
   readonly kind: "transfer";
 }
 
-export type MetricsRow = TrainRow | EvalRow | ScoresRow | TransferRow;
+export type MetricsRow = BaselinesRow | TrainRow | EvalRow | ScoresRow | TransferRow;
 
-/** The seed's shape: `task_N/train`, `task_N/eval`, `transfer`, and our `score_matrix`. */
+/** The seed's shape: `task_N/train`, `task_N/eval`, `transfer`, and our `score_matrix` and `baselines`. */
 export function seedShape(rows: readonly MetricsRow[]): Record<string, unknown[]> {
   const lists: Record<string, unknown[]> = {};
   for (const row of rows) {
@@ -62,6 +69,8 @@ export const matrixRow = ({ task_idx, domain, scores }: ScoresRow): MatrixRow =>
 
 function entryOf(row: MetricsRow): [string, unknown] {
   switch (row.kind) {
+    case "baselines":
+      return ["baselines", row.baselines];
     case "train":
       return [`task_${row.task_idx}/train`, withSeedNames(row)];
     case "eval": {

@@ -4,6 +4,7 @@
  * Axes: P tasks (groups) · G trials of a task.
  */
 import type { Rng } from "../base/rng.ts";
+import type { NlAssertions } from "../curriculum/nl-assertions.ts";
 import { isFailed } from "../grpo/batch.ts";
 import type { Group, Rollout } from "../rollout/types.ts";
 import { interval95, resampledMeans } from "./bootstrap.ts";
@@ -11,6 +12,9 @@ import { PASS_REWARD_MIN, type ScoreMetric } from "./names.ts";
 
 export interface DomainScore extends Record<ScoreMetric, unknown> {
   readonly n_tasks: number;
+  readonly n_tasks_write: number;
+  readonly nl_assertions: NlAssertions;
+  readonly n_excluded: number;
   readonly n_trials: number;
   readonly n_failed: number;
   readonly reward_mean: number;
@@ -37,11 +41,14 @@ export type TaskRewards = Readonly<Record<string, readonly number[]>>;
 
 export interface ScoreOptions {
   readonly contaminated: boolean;
+  readonly nl_assertions: NlAssertions;
+  /** Tasks that `nl_assertions` leaves out. */
+  readonly n_excluded: number;
   /** The same for every row and run: see bootstrap.ts. */
   readonly rng: Rng;
 }
 
-export function scoreOf(groups: readonly Group[], { contaminated, rng }: ScoreOptions): DomainScore {
+export function scoreOf(groups: readonly Group[], { rng, contaminated, ...variant }: ScoreOptions): DomainScore {
   const rollouts = groups.flatMap((group) => group.rollouts);
   const counted_PG = groups.map(scored).filter((trials_G) => trials_G.length > 0);
   const counted = counted_PG.flat();
@@ -49,6 +56,8 @@ export function scoreOf(groups: readonly Group[], { contaminated, rng }: ScoreOp
   const means_P = taskMeans(counted_PG);
   return {
     n_tasks: groups.length,
+    n_tasks_write: groups.filter(writes).length,
+    ...variant,
     n_trials: Math.max(...groups.map((group) => group.rollouts.length)),
     n_failed: rollouts.length - counted.length,
     reward_mean: average(means_P),
@@ -90,6 +99,8 @@ export function allPass({ trials, successes, k }: { trials: number; successes: n
   for (let i = 0; i < k; i++) chance *= Math.max(0, successes - i) / (trials - i);
   return chance;
 }
+
+const writes = ({ rollouts }: Group): boolean => rollouts.some(({ task_writes }) => task_writes);
 
 export const scored = (group: Group): Rollout[] => group.rollouts.filter((rollout) => !isFailed(rollout));
 

@@ -81,9 +81,10 @@ export async function evaluateAll(run: Run, experience: Experience | null): Prom
     curriculum.splits.map((split) => split.domain.name),
     { task_idx, step: null },
   );
-  const { scores, rewards } = evaluation;
+  const { scores, rewards, baselines } = evaluation;
+  if (experience === null) metrics.write({ kind: "baselines", baselines });
   reporter.line(domain === null ? "Evaluation before training" : `Evaluation after task ${task_idx} (${domain})`);
-  reporter.line(evaluationTable(scores));
+  reporter.line(evaluationTable(evaluation));
   await writeEvaluation(run, task_idx === -1 ? "base" : `task_${task_idx}`, evaluation, task_idx);
   if (experience !== null) writeEvalRow(run, experience, experience.steps - 1, evaluation);
   metrics.write({ kind: "scores", task_idx, domain, scores, rewards });
@@ -94,7 +95,7 @@ export async function evaluateAll(run: Run, experience: Experience | null): Prom
 export async function evaluateCurrent(run: Run, experience: Experience, step: number): Promise<void> {
   const evaluation = await evaluateSplits(run, [experience.domain], { task_idx: experience.index, step });
   run.reporter.line(`Evaluation after step ${step}`);
-  run.reporter.line(evaluationTable(evaluation.scores));
+  run.reporter.line(evaluationTable(evaluation));
   await writeEvaluation(run, stepName(run, experience, step), evaluation, experience.index);
   writeEvalRow(run, experience, step, evaluation);
 }

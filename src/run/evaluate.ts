@@ -5,14 +5,17 @@
 import { Rng } from "../base/rng.ts";
 import type { RunConfig } from "../config/schema.ts";
 import type { DomainSplit } from "../curriculum/split.ts";
+import type { DomainBaselines } from "../metrics/baselines.ts";
 import { type DomainScore, scoreOf, type TaskRewards, taskRewards } from "../metrics/score.ts";
 import type { Group } from "../rollout/types.ts";
+import { baselinesOf } from "./noop.ts";
 import type { Rollouts } from "./rollouts.ts";
 
 export interface Evaluation {
   readonly scores: Readonly<Record<string, DomainScore>>;
   readonly rewards: Readonly<Record<string, TaskRewards>>;
   readonly groups: Readonly<Record<string, readonly Group[]>>;
+  readonly baselines: Readonly<Record<string, DomainBaselines>>;
 }
 
 export interface EvaluateOptions {
@@ -32,6 +35,7 @@ export async function evaluateDomains(splits: readonly DomainSplit[], options: E
     scores: pick(({ score }) => score),
     rewards: pick(({ rewards }) => rewards),
     groups: pick(({ groups }) => groups),
+    baselines: pick(({ baselines }) => baselines),
   };
 }
 
@@ -39,17 +43,20 @@ export interface DomainEvaluation {
   readonly score: DomainScore;
   readonly rewards: TaskRewards;
   readonly groups: readonly Group[];
+  readonly baselines: DomainBaselines;
 }
 
 export async function evaluateDomain(split: DomainSplit, options: EvaluateOptions): Promise<DomainEvaluation> {
-  const { domain, test, contaminated } = split;
+  const { domain, test, contaminated, nl_assertions, excluded } = split;
   const { config, policy_version } = options;
   const planned = test.map((task) => ({ domain, task, replayed: false }));
   const groups = await options.rollouts.evaluate(planned, { label: `evaluating ${domain.name}`, policy_version });
+  const rng = resampleStream(config.eval_seed, domain.name);
   return {
-    score: scoreOf(groups, { contaminated, rng: resampleStream(config.eval_seed, domain.name) }),
+    score: scoreOf(groups, { contaminated, nl_assertions, n_excluded: excluded.test.length, rng }),
     rewards: taskRewards(groups),
     groups,
+    baselines: baselinesOf(split),
   };
 }
 

@@ -2,6 +2,7 @@
 import { Rng } from "../base/rng.ts";
 import type { RunConfig } from "../config/schema.ts";
 import { Curriculum } from "../curriculum/curriculum.ts";
+import { usableTasks } from "../curriculum/nl-assertions.ts";
 import type { DomainSplit } from "../curriculum/split.ts";
 import { checkContext } from "./context.ts";
 import { type Evaluation, evaluateDomains } from "./evaluate.ts";
@@ -39,6 +40,13 @@ function splitsOf(config: RunConfig, { domains }: Session, split: EvaluatedSplit
 
 function evaluated(both: DomainSplit, split: EvaluatedSplit, tasksMax: number | undefined): DomainSplit {
   if (split === "test") return both;
-  const tasks = split === "train" ? both.train : both.domain.tasks;
-  return { ...both, test: tasks.slice(0, tasksMax), contaminated: true };
+  const { domain, nl_assertions, train, excluded } = both;
+  const chosen =
+    split === "train" ? { tasks: train, excluded: excluded.train } : usableTasks(domain.tasks, nl_assertions);
+  return {
+    ...both,
+    test: chosen.tasks.slice(0, tasksMax),
+    contaminated: true,
+    excluded: { ...excluded, test: chosen.excluded },
+  };
 }

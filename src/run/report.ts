@@ -1,5 +1,7 @@
 /** What a run says to a person: one function a text, and the door through which texts go. */
 import type { Experience } from "../curriculum/experience.ts";
+import type { DomainSplit } from "../curriculum/split.ts";
+import type { BaselineScore, DomainBaselines } from "../metrics/baselines.ts";
 import type { ScoresRow, TrainRow, TransferRow } from "../metrics/rows.ts";
 import type { DomainScore } from "../metrics/score.ts";
 
@@ -69,24 +71,97 @@ export function tiedLine(row: TrainRow): string | null {
 
 export const warning = (text: string): string => `Warning: ${text}`;
 
-const SCORE_COLUMNS = ["domain", "reward", "95 % interval", "pass rate", "pass^1", "pass^k", "tasks", "trials"];
+/** How many names of a long list are shown. */
+const NAMES_MAX = 5;
 
-export function evaluationTable(scores: Readonly<Record<string, DomainScore>>): string {
-  const rows = Object.entries(scores).map(([domain, score]) => {
-    const last = Object.entries(score.pass_hat_k).at(-1);
-    return [
-      score.contaminated ? `${domain} *` : domain,
-      fixed(score.reward_mean),
-      interval(score),
-      fixed(score.pass_rate),
-      fixed(score.pass_hat_k["1"] ?? null),
-      last === undefined ? "" : `${fixed(last[1])} (k=${last[0]})`,
-      String(score.n_tasks),
-      String(score.n_trials),
-    ];
+/** A line for each domain that leaves tasks out; all names are in metrics.jsonl. */
+export const excludedTasks = (splits: readonly DomainSplit[]): string[] =>
+  splits.flatMap(({ domain, excluded: { train, test }, nl_assertions }) => {
+    if (train.length + test.length === 0) return [];
+    const why = nl_assertions === "drop" ? "nothing but a judge model's word is in their reward" : NEED_JUDGE;
+    return `${domain.name}: ${leftOut(train, "training")} and ${leftOut(test, "evaluation")} are left out, since ${why}`;
   });
-  return [...table([SCORE_COLUMNS, ...rows]), ...contaminationNote(scores)].join("\n");
+
+const NEED_JUDGE = "their reward needs a judge model (nl_assertions judge or drop keeps them)";
+
+const leftOut = (ids: readonly string[], what: string): string =>
+  `${ids.length} ${what} tasks${ids.length === 0 ? "" : ` (${shortList(ids)})`}`;
+
+const shortList = (names: readonly string[]): string =>
+  `${names.slice(0, NAMES_MAX).join(", ")}${names.length > NAMES_MAX ? ", …" : ""}`;
+
+const SCORE_COLUMNS = [
+  ...["domain", "reward", "95 % interval", "with a write", "without", "pass rate", "pass^1", "pass^k"],
+  ...["tasks", "trials"],
+];
+
+export interface EvaluatedDomains {
+  readonly scores: Readonly<Record<string, DomainScore>>;
+  readonly baselines: Readonly<Record<string, DomainBaselines>>;
 }
+
+/** A row for each domain, and below it what agents that help nobody earn on the same tasks. */
+export function evaluationTable({ scores, baselines }: EvaluatedDomains): string {
+  const rows = Object.entries(scores).flatMap(([domain, score]) => [
+    scoreCells(domain, score),
+    ...baselineCells(baselines[domain]),
+  ]);
+  return [...table([SCORE_COLUMNS, ...rows]), ...contaminationNote(scores), ...variantNote(scores)].join("\n");
+}
+
+function scoreCells(domain: string, score: DomainScore): string[] {
+  const last = Object.entries(score.pass_hat_k).at(-1);
+  const { n_tasks, n_tasks_write } = score;
+  return [
+    score.contaminated ? `${domain} *` : domain,
+    fixed(score.reward_mean),
+    interval(score),
+    among(score.reward_mean_write, n_tasks_write),
+    among(score.reward_mean_noop, n_tasks - n_tasks_write),
+    fixed(score.pass_rate),
+    fixed(score.pass_hat_k["1"] ?? null),
+    last === undefined ? "" : `${fixed(last[1])} (k=${last[0]})`,
+    String(n_tasks),
+    String(score.n_trials),
+  ];
+}
+
+/** Baselines that earn the same share a row. */
+function baselineCells(baselines: DomainBaselines | undefined): string[][] {
+  return baselineGroups(baselines).map(({ agents, score }) => [
+    `  ${agents.join(", ")}`,
+    fixed(score.reward_mean),
+    "",
+    score.reward_mean_write === null ? "none" : fixed(score.reward_mean_write),
+    score.reward_mean_noop === null ? "none" : fixed(score.reward_mean_noop),
+  ]);
+}
+
+export interface BaselineGroup {
+  readonly agents: readonly string[];
+  readonly score: BaselineScore;
+}
+
+/** Agents with equal means, together. */
+export function baselineGroups(baselines: DomainBaselines | undefined): BaselineGroup[] {
+  const scored = Object.entries(baselines?.agents ?? {}).flatMap(([agent, score]) =>
+    score === null ? [] : [{ agent, score }],
+  );
+  const equal = Map.groupBy(scored, ({ score: { rewards: _, ...means } }) => JSON.stringify(means));
+  return [...equal.values()].map((those) => ({
+    agents: those.map(({ agent }) => agent),
+    score: (those[0] as (typeof those)[number]).score,
+  }));
+}
+
+/** Said where it matters: a variant other than the usual one, or tasks that are left out. */
+const variantNote = (scores: Readonly<Record<string, DomainScore>>): string[] =>
+  Object.entries(scores)
+    .filter(([, { nl_assertions, n_excluded }]) => nl_assertions !== "exclude" || n_excluded > 0)
+    .map(
+      ([domain, { nl_assertions, n_excluded }]) =>
+        `  ${domain}: nl_assertions ${nl_assertions}, ${n_excluded} tasks left out`,
+    );
 
 export interface SummaryFacts {
   readonly scores: readonly ScoresRow[];
@@ -151,5 +226,7 @@ function table(rows: readonly (readonly string[])[]): string[] {
 const fixed = (value: number | null): string => (value === null ? "n/a" : value.toFixed(4));
 const signed = (value: number | null): string =>
   value === null ? "n/a" : `${value < 0 ? "" : "+"}${value.toFixed(4)}`;
+/** `0.4000 (13)`: a mean and over how many tasks. */
+const among = (mean: number | null, tasks: number): string => (mean === null ? "none" : `${fixed(mean)} (${tasks})`);
 const interval = ({ low, high }: DomainScore): string => `[${low.toFixed(2)}, ${high.toFixed(2)}]`;
 const count = (value: number): string => value.toLocaleString("en-US");

@@ -12,7 +12,7 @@ import { checkContext } from "./context.ts";
 import { RunDirectory } from "./directory.ts";
 import { BASE_MODEL } from "./models.ts";
 import { solvedByNothing } from "./noop.ts";
-import { type Reporter, runHead, teeReporter, warning } from "./report.ts";
+import { excludedTasks, type Reporter, runHead, teeReporter, warning } from "./report.ts";
 import { checkResume } from "./resume.ts";
 import { Rollouts } from "./rollouts.ts";
 import type { Session } from "./session.ts";
@@ -55,7 +55,7 @@ export async function openRun(config: RunConfig, session: Session): Promise<Run>
   const directory = new RunDirectory({ ...config, user: users.config }, resume);
   const reporter = teeReporter(edge.reporter, (text) => directory.log(text));
   reporter.line(runHead(describe(directory, config, session, users)));
-  for (const text of [...users.warnings, ...unscorableTasks(curriculum)]) reporter.line(warning(text));
+  for (const text of [...users.warnings, ...excludedTasks(curriculum.splits)]) reporter.line(warning(text));
   await prepareWeights(config, session, users);
   const userInfo = await loadUserModel(policy, users, session.user_model_directory);
   const memory =
@@ -118,14 +118,6 @@ async function prepareWeights(config: RunConfig, session: Session, users: Users)
   if (resume === null) await policy.weightOp({ op: "snapshot", name: BASE_MODEL });
   else await policy.loadModel(BASE_MODEL, model_directory);
 }
-
-const unscorableTasks = (curriculum: Curriculum): string[] =>
-  curriculum.splits
-    .filter(({ unscorable }) => unscorable > 0)
-    .map(
-      ({ domain, unscorable }) =>
-        `${unscorable} tasks of ${domain.name} are left out: their reward needs a judge model, and there is none`,
-    );
 
 function restore({
   curriculum,

@@ -28,7 +28,13 @@ test(
     expect(read("c/metrics.jsonl")).not.toBe(read("a/metrics.jsonl"));
     expect(JSON.parse(read("a/config.json"))).toMatchObject({ seed: 1, log_dir: "a", user: { kind: "scripted" } });
     const metrics = JSON.parse(read("a/metrics.json"));
-    expect(Object.keys(metrics).sort()).toEqual(["score_matrix", "task_0/eval", "task_0/train", "transfer"]);
+    expect(Object.keys(metrics).sort()).toEqual([
+      "baselines",
+      "score_matrix",
+      "task_0/eval",
+      "task_0/train",
+      "transfer",
+    ]);
     expect(metrics.score_matrix.map(({ task_idx }: { task_idx: number }) => task_idx)).toEqual([-1, 0]);
     expect(readdirSync(join(cwd, "a/checkpoint_task_0"))).toEqual(
       expect.arrayContaining(["config.json", "model", "trajectories.json"]),

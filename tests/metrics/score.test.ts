@@ -4,6 +4,8 @@ import { interval95, RESAMPLES, resampledMeans } from "../../src/metrics/bootstr
 import { allPass, passHatK, scoreOf, taskRewards } from "../../src/metrics/score.ts";
 import { groupOf, rolloutOf } from "../support/rollouts.ts";
 
+const variant = { nl_assertions: "exclude", n_excluded: 2 } as const;
+
 describe("pass^k", () => {
   test.each([
     { trials: 4, successes: 4, k: 4, chance: 1 },
@@ -68,11 +70,14 @@ describe("scoreOf", () => {
       { task_id: "2" },
     ),
   ];
-  const score = scoreOf(groups, { contaminated: true, rng: Rng.from(1) });
+  const score = scoreOf(groups, { ...variant, contaminated: true, rng: Rng.from(1) });
 
   test("means are over tasks, of the trials that were not lost", () => {
     expect(score).toMatchObject({
       n_tasks: 3,
+      n_tasks_write: 2,
+      nl_assertions: "exclude",
+      n_excluded: 2,
       n_trials: 2,
       n_failed: 1,
       reward_mean: (0.5 + 0.6 + 1) / 3,
@@ -94,6 +99,8 @@ describe("scoreOf", () => {
 
   test("nothing but lost conversations is an error", () => {
     const lost = [groupOf([trial("0", 0, { termination: "infrastructure_error" })])];
-    expect(() => scoreOf(lost, { contaminated: false, rng: Rng.from(1) })).toThrow("lost to the infrastructure");
+    expect(() => scoreOf(lost, { ...variant, contaminated: false, rng: Rng.from(1) })).toThrow(
+      "lost to the infrastructure",
+    );
   });
 });
