@@ -62,7 +62,7 @@ class Conversation {
   #given = { agent: 0, user: 0 };
 
   constructor(readonly options: ConversationOptions) {
-    this.#messages = [...(options.history ?? [])];
+    this.#messages = (options.history ?? []).map(bareMessage);
   }
 
   get done(): boolean {
@@ -229,6 +229,13 @@ function messageFlaw(message: ParticipantMessage): string | null {
   if (hasText(message) || message.tool_calls !== null) return null;
   const name = message.role === "assistant" ? "AssistantMessage" : "UserMessage";
   return `ValueError: ${name} must have either content or tool_calls. Got ${messageText(message)}`;
+}
+
+/** What a conversation uses of a message; those of a task's history carry the original's metadata besides. */
+function bareMessage(message: Message): Message {
+  if (message.role !== "tool") return { role: message.role, content: message.content, tool_calls: message.tool_calls };
+  const { role, id, content, requestor, error } = message;
+  return { role, id, content, requestor, error };
 }
 
 /** Checks that calls and results of a history match in number and requestor. Throws what the original raises. */

@@ -39,7 +39,8 @@ describe.skipIf(!hasFixtures)(`domains ${hasFixtures ? "" : WITHOUT_FIXTURES}`, 
   testRecords("tasks_parsed", fixtures("tasks_parsed"), ({ domain, task_id, task: expected, str }) => {
     const task = taskOf(domainOf(domain), task_id ?? null);
     expect(text(task)).toBe(text(expected));
-    expect(taskText(task)).toBe(str as string);
+    // Not recorded where it holds the time of the recording.
+    if (str !== undefined) expect(taskText(task)).toBe(str as string);
   });
 
   testRecords("user_prompts (ground-truth steps and solo prompts: later issue)", fixtures("user_prompts"), (record) => {
