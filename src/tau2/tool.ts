@@ -95,17 +95,31 @@ function enumeration(names: readonly string[]): string {
 
 /** The text of a tool message for a result: strings as they are, everything else as JSON (SPEC section 2.3). */
 export function resultText(result: ToolResult): string {
-  return typeof result === "string" ? result : dumps(serialized(result));
+  return typeof result === "string" ? result : jsonText(result);
 }
 
-function serialized(result: ToolResult): ExactValue {
-  if (result instanceof ModelResult) return result.value;
-  if (Array.isArray(result)) return result.map(serialized);
-  if (result === null || typeof result === "string") return result;
+function jsonText(result: ToolResult): string {
+  if (result instanceof ModelResult) return modelText(result.value);
+  if (Array.isArray(result)) return `[${result.map(jsonText).join(", ")}]`;
+  if (result === null || typeof result === "string") return dumps(result);
   if (typeof result === "object" && !(result instanceof Float)) {
-    return objectOf(entriesOf(result as ExactObject).map(([key, value]) => [key, serialized(value)]));
+    const entries = entriesOf(result as ExactObject).map(([key, value]) => `${dumps(key)}: ${jsonText(value)}`);
+    return `{${entries.join(", ")}}`;
   }
-  return pythonStr(result as ExactValue);
+  return dumps(pythonStr(result as ExactValue));
+}
+
+/** Records never change, and the rollouts of a group read the same ones: their text is made once. */
+const modelTexts = new WeakMap<object, string>();
+
+function modelText(value: ExactValue): string {
+  if (typeof value !== "object" || value === null) return dumps(value);
+  let text = modelTexts.get(value);
+  if (text === undefined) {
+    text = dumps(value);
+    modelTexts.set(value, text);
+  }
+  return text;
 }
 
 /** The plain value behind a result, for functions that tasks call and compare. */
