@@ -5,6 +5,7 @@ import { EngineError } from "./errors.ts";
 import { openLibrary } from "./library.ts";
 import type {
   ChatMessage,
+  CoreTimings,
   GradientReport,
   LossOptions,
   ModelInfo,
@@ -165,6 +166,11 @@ class CorePolicy implements Policy {
     return withNumbers(JSON.parse(text) as WeightOpReport);
   }
 
+  /** Empty: this core does not measure yet. */
+  async timings(): Promise<Partial<CoreTimings>> {
+    return {};
+  }
+
   async digest(): Promise<string> {
     const { text } = await this.#connection.submit("digest", {});
     return text;
@@ -174,10 +180,7 @@ class CorePolicy implements Policy {
     await this.#connection.submit("save", { path: directory });
   }
 
-  async saveState(
-    file: string,
-    { models }: { readonly models: readonly ModelName[] } = { models: [] },
-  ): Promise<void> {
+  async saveState(file: string, { models }: { readonly models: readonly ModelName[] } = { models: [] }): Promise<void> {
     await this.#connection.submit("save_state", { path: file, models });
   }
 

@@ -6,25 +6,27 @@
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { EngineError } from "./errors.ts";
-import type {
-  ChatMessage,
-  GradientReport,
-  LossOptions,
-  ModelInfo,
-  ModelName,
-  OptimizerOptions,
-  OptimizerReport,
-  Policy,
-  RenderOptions,
-  Sampled,
-  SampleRequest,
-  SamplingOptions,
-  SequenceId,
-  StoredDistributions,
-  TokenBatch,
-  TrainingBatch,
-  WeightOp,
-  WeightOpReport,
+import {
+  type ChatMessage,
+  CORE_PHASES,
+  type CoreTimings,
+  type GradientReport,
+  type LossOptions,
+  type ModelInfo,
+  type ModelName,
+  type OptimizerOptions,
+  type OptimizerReport,
+  type Policy,
+  type RenderOptions,
+  type Sampled,
+  type SampleRequest,
+  type SamplingOptions,
+  type SequenceId,
+  type StoredDistributions,
+  type TokenBatch,
+  type TrainingBatch,
+  type WeightOp,
+  type WeightOpReport,
 } from "./policy.ts";
 
 /** Bytes are 0..255; these come after them. */
@@ -222,16 +224,17 @@ class ScriptedPolicy implements FakePolicy {
     this.#count("addImportance");
   }
 
-  async topLogprobs(
-    model: ModelName,
-    batch: TokenBatch,
-    { k }: { readonly k: number },
-  ): Promise<StoredDistributions> {
+  async topLogprobs(model: ModelName, batch: TokenBatch, { k }: { readonly k: number }): Promise<StoredDistributions> {
     this.#count("topLogprobs");
     this.#weightsOf(model);
     assertTokenBatch(batch);
     const cells = batch.tokens_N.length * k;
     return { k, ids_NK: new Uint32Array(cells), logprobs_NK: new Float32Array(cells) };
+  }
+
+  async timings(): Promise<CoreTimings> {
+    this.#count("timings");
+    return Object.fromEntries(CORE_PHASES.map((phase) => [phase, 0])) as CoreTimings;
   }
 
   async digest(): Promise<string> {

@@ -172,6 +172,12 @@ export interface OptimizerReport {
   readonly skipped: boolean;
 }
 
+/** What the core's time goes into: prompts and sampled tokens of rollouts, the passes of a gradient, the update, files. */
+export const CORE_PHASES = ["prefill", "decode", "forward", "backward", "optimizer", "save"] as const;
+
+/** Milliseconds by phase. */
+export type CoreTimings = Readonly<Record<(typeof CORE_PHASES)[number], number>>;
+
 /**
  * A vector is a named set of f32 arrays shaped like the trained parameters. Three are live: `weights` (θ; with LoRA the
  * trained adapter), `gradient` (what has been accumulated) and `effective` (the dense weights that the model computes
@@ -309,6 +315,8 @@ export interface Policy extends Disposable {
     options: { readonly temperature: number; readonly k: number },
   ): Promise<StoredDistributions>;
   weightOp(op: WeightOp): Promise<WeightOpReport>;
+  /** Since the last call; phases that did not happen may be absent. */
+  timings(): Promise<Partial<CoreTimings>>;
   /** SHA-256 of the policy's weights, moments, step count and vectors. */
   digest(): Promise<string>;
   /** Writes config.json, model.safetensors, tokenizer and template: loads in transformers unchanged. */
