@@ -162,7 +162,8 @@ function warnWhenNothingVaries({ metrics, reporter }: Run, { task_idx, domain }:
   reporter.line(
     warning(
       `only ${percent} % of ${domain}'s groups vary in reward, so there is next to nothing to learn from. ` +
-        "Larger groups (num_samples_per_prompt), a higher temperature or a stronger model help",
+        "A warm start on recorded conversations (grpo-cl sft), larger groups (num_samples_per_prompt), a higher " +
+        "temperature or a stronger model help",
     ),
   );
 }
