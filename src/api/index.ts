@@ -24,7 +24,32 @@ export type { Group, Rollout } from "../rollout/types.ts";
 export type { Evaluation } from "../run/evaluate.ts";
 export type { TrainResult } from "../run/train.ts";
 export { type DomainOptions, knownDomains, loadDomain } from "../tau2/domains/index.ts";
-export type { Domain, Environment, Message, Task, ToolCall, ToolMessage, ToolSchema } from "../tau2/types.ts";
+export type {
+  Agent,
+  Domain,
+  Environment,
+  Message,
+  Reply,
+  RewardInfo,
+  Simulation,
+  Task,
+  ToolCall,
+  ToolMessage,
+  ToolSchema,
+  User,
+} from "../tau2/types.ts";
+export { replayUser } from "../tau2/user.ts";
+export {
+  AgentEnv,
+  type AgentEnvOptions,
+  type AgentMaker,
+  type EnvInfo,
+  type EnvReset,
+  type EnvStep,
+  UserEnv,
+  type UserEnvOptions,
+  type UserMaker,
+} from "./agent-env.ts";
 export { GRPOConfig } from "./config.ts";
 export { MetricsTracker } from "./metrics-tracker.ts";
 export { GRPOTrainer, type TrainerOptions } from "./trainer.ts";
