@@ -182,6 +182,14 @@ export function parseTask(value: ExactValue, where: string): Task {
   return checked(where, () => parseModel(taskModel, value)) as unknown as Task;
 }
 
+const messagesModel = model("Messages", { messages: list(union(...messageModels)) });
+
+/** The messages of a recorded conversation. `where` names it in errors. */
+export function parseMessages(value: ExactValue, where: string): Message[] {
+  const parsed = checked(where, () => parseModel(messagesModel, { messages: value }));
+  return parsed.messages as unknown as Message[];
+}
+
 /** Turns what a model finds wrong into an error that names the field. */
 export function checked<T>(where: string, parse: () => T): T {
   try {
