@@ -74,6 +74,20 @@ function tasksOf(domain: Domain, ids: readonly string[]): Task[] {
   return domain.tasks.filter((task) => wanted.has(task.id));
 }
 
+/** Tasks of a split that is named by a person: `all`, or one of the domain's own, such as base, small or full. */
+export function tasksOfSplit(domain: Domain, split: string): readonly Task[] {
+  if (split === "all") return domain.tasks;
+  const ids = domain.splits[split] ?? [];
+  if (ids.length > 0) return tasksOf(domain, ids);
+  throw new UserError("--split", `${domain.name} has no split "${split}"; known are ${splitNames(domain).join(", ")}`);
+}
+
+/** Splits that `tasksOfSplit` takes, and `train` and `test`, which every domain has, its own or cut. */
+export function splitNames({ splits }: Domain): string[] {
+  const own = Object.keys(splits).filter((name) => splits[name]?.length !== 0);
+  return [...new Set(["train", "test", ...own, "all"])];
+}
+
 function cutSplits(domain: Domain, train_split: number): TrainAndTest {
   const border = Math.max(1, Math.floor(domain.tasks.length * train_split + 1e-9));
   return { train: domain.tasks.slice(0, border), test: domain.tasks.slice(border) };

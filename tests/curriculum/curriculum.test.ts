@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { Curriculum, type CurriculumOptions } from "../../src/curriculum/curriculum.ts";
 import { experiencesOf } from "../../src/curriculum/experience.ts";
-import { type SplitOptions, splitDomain } from "../../src/curriculum/split.ts";
+import { type SplitOptions, splitDomain, tasksOfSplit } from "../../src/curriculum/split.ts";
 import type { Domain, RewardType, Task } from "../../src/tau2/types.ts";
 import { lampDomain } from "../support/lamp-domain.ts";
 
@@ -110,6 +110,15 @@ describe("splitDomain", () => {
       test,
       contaminated,
     });
+  });
+
+  test("a split by name: the domain's own, in the order of its tasks, or all", () => {
+    const domain = withSplits({ train: ["A"], test: [], small: ["C", "B"] });
+    expect(ids(tasksOfSplit(domain, "small"))).toBe("BC");
+    expect(ids(tasksOfSplit(domain, "all"))).toBe("ABCDEFGHIJ");
+    expect(() => tasksOfSplit(domain, "full")).toThrow(
+      `--split: ${domain.name} has no split "full"; known are train, test, small, all`,
+    );
   });
 
   describe("natural-language assertions", () => {
