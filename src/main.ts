@@ -11,9 +11,12 @@ import { dispatch } from "./cli/index.ts";
 import { npmLicences, ownLicences } from "./cli/npm-licenses.ts";
 import { EngineError } from "./core/errors.ts";
 import { setLibraryCache } from "./core/library.ts";
+import { BudgetError } from "./rollout/budget.ts";
 
 const EXIT_FAILURE = 1;
 const EXIT_BAD_INPUT = 2;
+/** `user.max_cost_usd` is reached. */
+const EXIT_BUDGET = 3;
 const SIGNALS = { SIGINT: 130, SIGTERM: 143 } as const;
 /** A gradient step cannot be cancelled: after this long an interrupted run ends without waiting for it. */
 const GRACE_MS = 2000;
@@ -72,6 +75,10 @@ function reported(error: unknown): number {
   if (error instanceof UserError) {
     write(2, `error: ${error.message}\n`);
     return EXIT_BAD_INPUT;
+  }
+  if (error instanceof BudgetError) {
+    write(2, `${error.message}\n`);
+    return EXIT_BUDGET;
   }
   if (error instanceof EngineError) {
     write(2, `error: core (${error.code}): ${error.message}\n`);

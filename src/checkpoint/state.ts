@@ -14,6 +14,8 @@ export interface RunState {
   readonly policy_version: number;
   /** Steps in a row, up to now, whose gradient was not finite. */
   readonly nonfinite_steps: number;
+  /** Dollars that paid models have cost so far; absent in checkpoints of before there were any. */
+  readonly spent_usd?: number;
   readonly sampler: SamplerState;
   readonly method: { readonly name: string; readonly state: MethodState };
 }

@@ -8,6 +8,7 @@ import { UserError } from "../base/errors.ts";
 import { Rng } from "../base/rng.ts";
 import type { RunConfig } from "../config/schema.ts";
 import type { Policy, SamplingOptions } from "../core/policy.ts";
+import type { Judge } from "../tau2/judge.ts";
 import type { Domain, Task } from "../tau2/types.ts";
 import { toolsJson } from "./local-user.ts";
 import { type ChatRenderer, openRenderer } from "./renderer.ts";
@@ -21,7 +22,7 @@ export interface PlannedTask {
   readonly replayed: boolean;
 }
 
-/** What a user may need besides its task: a random stream of its own, and the signal to break off. */
+/** What a user or a judge may need besides its task: a random stream of its own, and the signal to break off. */
 export interface UserContext {
   readonly rng: Rng;
   readonly signal: AbortSignal;
@@ -36,6 +37,8 @@ export interface CollectOptions {
   /** Rollouts per task. */
   readonly samples: number;
   readonly makeUser: (domain: Domain, task: Task, context: UserContext) => RolloutUser;
+  /** Absent: no task of the plan needs one. */
+  readonly makeJudge?: (context: UserContext) => Judge;
   /** Optimizer steps taken so far. */
   readonly policy_version: number;
   /** For progress; called as rollouts end, in any order. */
@@ -104,7 +107,7 @@ interface Place {
 }
 
 function rolloutStarter(policy: Policy, options: CollectOptions & { readonly signal: AbortSignal }) {
-  const { config, makeUser, policy_version, onRollout, signal } = options;
+  const { config, makeUser, makeJudge, policy_version, onRollout, signal } = options;
   const renderers = new Map<string, Promise<ChatRenderer>>();
   const stream = phaseStream(options);
 
@@ -126,6 +129,7 @@ function rolloutStarter(policy: Policy, options: CollectOptions & { readonly sig
       malformed_calls: config.malformed_calls,
       limits: config,
       user: makeUser(domain, task, { rng: rng.fork("user"), signal }),
+      judge: makeJudge?.({ rng: rng.fork("judge"), signal }) ?? null,
       policy_version,
       signal,
     });

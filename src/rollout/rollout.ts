@@ -2,7 +2,8 @@
 import type { Rng } from "../base/rng.ts";
 import type { Policy, SamplingOptions } from "../core/policy.ts";
 import { prepareEnvironment } from "../tau2/environment.ts";
-import { evaluate, taskWrites } from "../tau2/evaluator.ts";
+import { judgedReward, taskWrites } from "../tau2/evaluator.ts";
+import type { Judge } from "../tau2/judge.ts";
 import { runConversation } from "../tau2/orchestrator.ts";
 import type { ConversationLimits, Domain, Message, RewardInfo, Simulation, Task, User } from "../tau2/types.ts";
 import { type AgentCounts, answeringUnreadableCalls, MALFORMED_CALL, policyAgent } from "./agent.ts";
@@ -10,7 +11,7 @@ import { Dialogue } from "./dialogue.ts";
 import type { ChatRenderer } from "./renderer.ts";
 import type { Rollout } from "./types.ts";
 
-/** A user whose model costs money says how much this conversation has cost so far. */
+/** A user whose model costs money says what its replies so far are worth, whether they were paid now or kept from before. */
 export interface RolloutUser extends User {
   readonly costUsd?: () => number;
 }
@@ -29,6 +30,8 @@ export interface RolloutRequest {
   readonly malformed_calls: "text_to_user" | "error_to_agent";
   readonly limits: ConversationLimits;
   readonly user: RolloutUser;
+  /** null: tasks whose reward needs one are refused. */
+  readonly judge: Judge | null;
   readonly policy_version: number;
   readonly signal: AbortSignal;
 }
@@ -69,8 +72,17 @@ async function converse(request: RolloutRequest, dialogue: Dialogue): Promise<Ro
     history: task.initial_state?.message_history ?? undefined,
     signal,
   });
-  const reward_info = simulation.termination === "infrastructure_error" ? null : evaluate({ domain, task, simulation });
-  return recordOf(request, { dialogue, counts: agent.counts, simulation, reward_info });
+  return recordOf(request, { dialogue, counts: agent.counts, ...(await scored(request, simulation)) });
+}
+
+type Scored = Pick<Outcome, "simulation" | "reward_info">;
+
+/** A conversation that failed for technical reasons has no reward; no more has one whose judge did not answer. */
+async function scored({ domain, task, judge }: RolloutRequest, simulation: Simulation): Promise<Scored> {
+  if (simulation.termination === "infrastructure_error") return { simulation, reward_info: null };
+  const reward = await judgedReward({ domain, task, simulation, judge });
+  if (!("end" in reward)) return { simulation, reward_info: reward };
+  return { simulation: { ...simulation, termination: reward.end, detail: reward.detail }, reward_info: null };
 }
 
 interface Outcome {

@@ -1,6 +1,7 @@
 /** What the loop does beside learning: says, measures, writes, saves. */
 import { assertNever, UserError } from "../base/errors.ts";
 import { saveCheckpoint } from "../checkpoint/save.ts";
+import type { RunState } from "../checkpoint/state.ts";
 import { trajectoriesOf } from "../cl/memory.ts";
 import type { MethodOp } from "../cl/method.ts";
 import { trajectoryText } from "../cl/trajectory.ts";
@@ -11,6 +12,7 @@ import { matrixRow, scoresRowsOf } from "../metrics/rows.ts";
 import { transferMetrics } from "../metrics/transfer.ts";
 import type { Group } from "../rollout/types.ts";
 import { orAborted } from "./abort.ts";
+import { spendingLines } from "./endpoints.ts";
 import { type Evaluation, evaluateDomains, resampleStream } from "./evaluate.ts";
 import { closingSummary, evaluationTable, experienceHead, stepLine, tiedLine, trainingOn, warning } from "./report.ts";
 import { type Run, stateOf, timed } from "./run.ts";
@@ -100,13 +102,13 @@ export async function evaluateCurrent(run: Run, experience: Experience, step: nu
   writeEvalRow(run, experience, step, evaluation);
 }
 
-export async function save(run: Run, name: number | "latest"): Promise<void> {
+/** `state`: the one that the weights are in. */
+export async function save(run: Run, name: number | "latest", state: RunState = stateOf(run)): Promise<void> {
   const { policy, memory, metrics, directory, signal } = run;
   metrics.flush();
   const path = directory.checkpoint(name);
-  const { experience, step } = run.position;
+  const { experience, step } = state.position;
   const place = name === "latest" ? { task_idx: experience, step: step - 1 } : { task_idx: name, step: null };
-  const state = stateOf(run);
   const content = { policy, memory, config: directory.config, state, metrics: metrics.path, signal };
   await timed(run, { ...place, phase: "checkpoints" }, () => orAborted(signal, saveCheckpoint(path, content)));
   run.last_checkpoint = path;
@@ -115,14 +117,15 @@ export async function save(run: Run, name: number | "latest"): Promise<void> {
 
 /** The closing words. */
 export function close(run: Run): readonly MetricsRow[] {
-  const { metrics, reporter, directory, phases } = run;
+  const { metrics, reporter, directory, phases, endpoints } = run;
+  const spending = spendingLines(endpoints);
   const transfer = metrics.rows.findLast((row) => row.kind === "transfer") ?? null;
   const names = ["config.json", "metrics.json", "metrics.jsonl", "timings.jsonl", "rollouts/", "run.log"];
   const files = [
     ...names.map((name) => directory.file(name)),
     ...(run.last_checkpoint === null ? [] : [run.last_checkpoint]),
   ];
-  reporter.line(closingSummary({ scores: scoresRowsOf(metrics.rows), transfer, phases, files }));
+  reporter.line(closingSummary({ scores: scoresRowsOf(metrics.rows), transfer, phases, spending, files }));
   return metrics.rows;
 }
 

@@ -4,11 +4,16 @@ import type { RunConfig } from "../config/schema.ts";
 import { Curriculum } from "../curriculum/curriculum.ts";
 import { usableTasks } from "../curriculum/nl-assertions.ts";
 import type { DomainSplit } from "../curriculum/split.ts";
+import { BudgetError } from "../rollout/budget.ts";
+import { needsJudge } from "../tau2/evaluator.ts";
+import { asBudgetStop } from "./budget-stop.ts";
 import { checkContext } from "./context.ts";
 import { type Evaluation, evaluateDomains } from "./evaluate.ts";
 import { BASE_MODEL } from "./models.ts";
 import { solvedByNothing } from "./noop.ts";
+import { judgeMaker, openEndpoints, spendingLines } from "./endpoints.ts";
 import { warning } from "./report.ts";
+import { type ExpectedRollouts, expectedCalls } from "./expected-calls.ts";
 import { Rollouts } from "./rollouts.ts";
 import type { Session } from "./session.ts";
 import { chooseUsers, loadUserModel } from "./users.ts";
@@ -23,14 +28,28 @@ export async function evaluateSession(
 ): Promise<Evaluation> {
   const { policy, domains, edge } = session;
   await checkContext(config, { policy, domains });
-  const users = chooseUsers(config, session);
+  const endpoints = openEndpoints(config, edge);
+  const users = chooseUsers(config, domains, endpoints);
   for (const text of users.warnings) edge.reporter.line(warning(text));
   // After training the frozen step-0 policy is there already, and the live one must not take its place.
   if (users.needsBase && policy_version === 0) await policy.weightOp({ op: "snapshot", name: BASE_MODEL });
   const userInfo = await loadUserModel(policy, users, session.user_model_directory);
-  const makeUser = users.maker(userInfo, session);
-  const rollouts = new Rollouts({ config, policy, makeUser, reporter: edge.reporter, signal: edge.signal });
-  return evaluateDomains(splitsOf(config, session, split), { rollouts, config, policy_version });
+  const makers = { makeUser: users.maker(userInfo, session), makeJudge: judgeMaker(endpoints) };
+  const rollouts = new Rollouts({ config, policy, ...makers, reporter: edge.reporter, signal: edge.signal });
+  const splits = splitsOf(config, session, split);
+  for (const text of expectedCalls(config, evaluationOnly(config, splits))) edge.reporter.line(text);
+  try {
+    return await evaluateDomains(splits, { rollouts, config, policy_version });
+  } catch (error) {
+    throw error instanceof BudgetError ? asBudgetStop(error, config) : error;
+  } finally {
+    for (const text of spendingLines(endpoints)) edge.reporter.line(text);
+  }
+}
+
+function evaluationOnly({ eval_trials }: RunConfig, splits: readonly DomainSplit[]): ExpectedRollouts {
+  const tasks = splits.flatMap(({ test }) => test);
+  return { train: 0, eval: tasks.length * eval_trials, judged: tasks.filter(needsJudge).length * eval_trials };
 }
 
 function splitsOf(config: RunConfig, { domains }: Session, split: EvaluatedSplit): DomainSplit[] {

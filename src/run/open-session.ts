@@ -14,6 +14,7 @@ import type { Domain } from "../tau2/types.ts";
 import { checkContextLimit } from "./context.ts";
 import { checkRunDirectory } from "./directory.ts";
 import { type DownloadProgress, resolveModelDirectory } from "./model-directory.ts";
+import { greetEndpoints, openEndpoints } from "./endpoints.ts";
 import type { Edge, Session } from "./session.ts";
 import { chooseUsers } from "./users.ts";
 
@@ -34,7 +35,9 @@ export async function openSession(
 ): Promise<Session> {
   const resume = purpose === "train" ? await openResume(config) : null;
   const domains = await loadDomains(config);
-  chooseUsers(config, { domains, edge }); // for its checks
+  const endpoints = openEndpoints(config, edge);
+  chooseUsers(config, domains, endpoints); // for its checks
+  await greetEndpoints(endpoints);
   const model_directory = await resolveModel(config.model_name_or_path, config, edge);
   checkContextLimit(config, contextOf(model_directory));
   const user_model_directory =

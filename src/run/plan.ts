@@ -3,6 +3,8 @@
 import { Rng } from "../base/rng.ts";
 import type { RunConfig } from "../config/schema.ts";
 import { Curriculum } from "../curriculum/curriculum.ts";
+import { openEndpoints } from "./endpoints.ts";
+import { expectedCalls, expectedRollouts } from "./expected-calls.ts";
 import { solvedByNothing } from "./noop.ts";
 import { loadDomains } from "./open-session.ts";
 import type { Edge } from "./session.ts";
@@ -12,10 +14,10 @@ import { chooseUsers } from "./users.ts";
 export async function planText(config: RunConfig, edge: Edge): Promise<string> {
   const domains = await loadDomains(config);
   const curriculum = new Curriculum({ ...config, domains, rng: Rng.from(config.seed), solvedByNothing });
-  const users = chooseUsers(config, { domains, edge });
+  const users = chooseUsers(config, domains, openEndpoints(config, edge));
+  const rollouts = expectedRollouts(config, curriculum, { position: { experience: 0, step: 0 }, begun: false });
   const tasks = config.batch_size_per_gpu * config.gradient_accumulation_steps * config.nproc_per_node;
   const updates = curriculum.experiences.length * config.num_steps_per_task;
-  const evaluated = evaluationRollouts(config, curriculum);
   const lines = [
     "Config:",
     JSON.stringify(config, null, 2),
@@ -28,7 +30,8 @@ export async function planText(config: RunConfig, edge: Edge): Promise<string> {
     }),
     `  each step: ${tasks} tasks × ${config.num_samples_per_prompt} rollouts = ${tasks * config.num_samples_per_prompt} rollouts, one update${replayNote(config)}`,
     `  evaluations: all domains before training and after each task${config.eval_interval > 0 ? `, the current one every ${config.eval_interval} steps` : ""}; ${config.eval_trials} trials a task`,
-    `  in all: ${updates} updates, ${updates * tasks * config.num_samples_per_prompt} training rollouts, ${evaluated} evaluation rollouts`,
+    `  in all: ${updates} updates, ${rollouts.train} training rollouts, ${rollouts.eval} evaluation rollouts`,
+    ...expectedCalls(config, rollouts).map((text) => `  ${text}`),
     `  run directory: ${config.log_dir}`,
     ...users.warnings.map((text) => `  warning: ${text}`),
   ];
@@ -38,15 +41,4 @@ export async function planText(config: RunConfig, edge: Edge): Promise<string> {
 function replayNote({ cl_algorithm, replay_ratio, replay_budget }: RunConfig): string {
   if (cl_algorithm !== "replay") return "";
   return `; from the second domain on ${replay_ratio} of the tasks are replayed${replay_budget === "add" ? ", on top" : ""}`;
-}
-
-function evaluationRollouts(
-  { eval_interval, eval_trials, num_steps_per_task }: RunConfig,
-  curriculum: Curriculum,
-): number {
-  const { experiences, splits } = curriculum;
-  const all = splits.reduce((sum, { test }) => sum + test.length, 0) * (experiences.length + 1);
-  const between = eval_interval === 0 ? 0 : Math.ceil(num_steps_per_task / eval_interval) - 1;
-  const current = experiences.reduce((sum, { domain }) => sum + curriculum.split(domain).test.length * between, 0);
-  return (all + current) * eval_trials;
 }

@@ -168,10 +168,12 @@ export interface SummaryFacts {
   readonly transfer: TransferRow | null;
   /** Phase → milliseconds of this session. */
   readonly phases: ReadonlyMap<string, number>;
+  /** What paid models were asked and have cost. */
+  readonly spending: readonly string[];
   readonly files: readonly string[];
 }
 
-export function closingSummary({ scores, transfer, phases, files }: SummaryFacts): string {
+export function closingSummary({ scores, transfer, phases, spending, files }: SummaryFacts): string {
   return [
     RULE,
     "Score matrix: mean reward of each domain's evaluation tasks [95 % interval]",
@@ -180,6 +182,7 @@ export function closingSummary({ scores, transfer, phases, files }: SummaryFacts
     "",
     ...transferLines(transfer),
     `Time: ${[...phases].map(([phase, ms]) => `${phase} ${(ms / 1000).toFixed(1)} s`).join(", ")}`,
+    ...spending,
     "Files:",
     ...files.map((file) => `  ${file}`),
   ].join("\n");

@@ -9,6 +9,7 @@ export interface RolloutsOptions {
   readonly config: RunConfig;
   readonly policy: Policy;
   readonly makeUser: CollectOptions["makeUser"];
+  readonly makeJudge: CollectOptions["makeJudge"];
   readonly reporter: Reporter;
   readonly signal: AbortSignal;
 }
@@ -48,10 +49,10 @@ export class Rollouts {
     planned: readonly PlannedTask[],
     { label, ...how }: RolloutFacts & Pick<CollectOptions, "step" | "phase" | "samples">,
   ): Promise<Group[]> {
-    const { config, policy, makeUser, reporter, signal } = this.#options;
+    const { config, policy, makeUser, makeJudge, reporter, signal } = this.#options;
     const total = planned.length * how.samples;
     let done = 0;
     const onRollout = () => reporter.progress({ label, done: ++done, total });
-    return collectRollouts(policy, planned, { ...how, config, makeUser, onRollout, signal });
+    return collectRollouts(policy, planned, { ...how, config, makeUser, makeJudge, onRollout, signal });
   }
 }

@@ -10,6 +10,17 @@ import { Curriculum } from "../curriculum/curriculum.ts";
 import { MetricsWriter } from "../metrics/writer.ts";
 import { checkContext } from "./context.ts";
 import { RunDirectory } from "./directory.ts";
+import {
+  carryOver,
+  type Endpoints,
+  judgeMaker,
+  openEndpoints,
+  settledEndpoints,
+  spendingOf,
+  spentBefore,
+  spentSince,
+} from "./endpoints.ts";
+import { expectedCalls, expectedRollouts } from "./expected-calls.ts";
 import { BASE_MODEL } from "./models.ts";
 import { solvedByNothing } from "./noop.ts";
 import { excludedTasks, type Reporter, runHead, teeReporter, warning } from "./report.ts";
@@ -31,6 +42,7 @@ export interface Run {
   readonly memory: TrajectoryBuffer;
   readonly metrics: MetricsWriter;
   readonly rollouts: Rollouts;
+  readonly endpoints: Endpoints;
   /** Phase → milliseconds so far. */
   readonly phases: Map<string, number>;
   /** Frozen model that the KL is measured against; null without KL. */
@@ -43,6 +55,8 @@ export interface Run {
   nonfinite_steps: number;
   /** Path of the newest one. */
   last_checkpoint: string | null;
+  /** The state that the weights are in, where a cost limit may stop the run (budget-stop.ts). */
+  resumable: RunState | null;
 }
 
 export async function openRun(config: RunConfig, session: Session): Promise<Run> {
@@ -50,17 +64,24 @@ export async function openRun(config: RunConfig, session: Session): Promise<Run>
   if (resume !== null) checkResume(config, method, resume, edge.reporter);
   const rng = Rng.from(config.seed);
   const curriculum = new Curriculum({ ...config, domains, rng: rng.fork("curriculum"), solvedByNothing });
-  const users = chooseUsers(config, session);
+  const endpoints = openEndpoints(config, edge, spentBefore(resume));
+  const users = chooseUsers(config, domains, endpoints);
   await checkContext(config, { policy, domains });
   const directory = new RunDirectory({ ...config, user: users.config }, resume);
   const reporter = teeReporter(edge.reporter, (text) => directory.log(text));
   reporter.line(runHead(describe(directory, config, session, users)));
   for (const text of [...users.warnings, ...excludedTasks(curriculum.splits)]) reporter.line(warning(text));
+  const position = resume?.state.position ?? { experience: 0, step: 0 };
+  const expected = expectedRollouts(config, curriculum, { position, begun: resume !== null });
+  for (const text of expectedCalls(config, expected)) reporter.line(text);
   await prepareWeights(config, session, users);
   const userInfo = await loadUserModel(policy, users, session.user_model_directory);
   const memory =
     resume?.memory(config.replay_buffer_size) ?? new TrajectoryBuffer({ capacity: config.replay_buffer_size });
   if (resume !== null) restore({ curriculum, method, resume });
+  const metrics = new MetricsWriter(directory.path);
+  carryOver(endpoints, metrics, directory.path);
+  const makers = { makeUser: users.maker(userInfo, session), makeJudge: judgeMaker(endpoints) };
   return {
     config,
     session,
@@ -72,14 +93,16 @@ export async function openRun(config: RunConfig, session: Session): Promise<Run>
     curriculum,
     method,
     memory,
-    metrics: new MetricsWriter(directory.path),
-    rollouts: new Rollouts({ config, policy, makeUser: users.maker(userInfo, session), reporter, signal: edge.signal }),
+    metrics,
+    rollouts: new Rollouts({ config, policy, ...makers, reporter, signal: edge.signal }),
+    endpoints,
     phases: new Map(),
     anchor: config.kl_coef > 0 ? BASE_MODEL : null,
-    position: resume?.state.position ?? { experience: 0, step: 0 },
+    position,
     policy_version: resume?.state.policy_version ?? 0,
     nonfinite_steps: resume?.state.nonfinite_steps ?? 0,
     last_checkpoint: resume?.path ?? null,
+    resumable: null,
   };
 }
 
@@ -87,11 +110,12 @@ export const stateOf = (run: Run): RunState => ({
   position: run.position,
   policy_version: run.policy_version,
   nonfinite_steps: run.nonfinite_steps,
+  spent_usd: run.endpoints.budget.spent_usd,
   sampler: run.curriculum.state(),
   method: { name: run.method.name, state: run.method.state() },
 });
 
-/** Runs `work`, and notes in timings.jsonl how long it took. */
+/** Runs `work`, and notes in timings.jsonl how long it took and what was paid for it, also when it fails. */
 export async function timed<T>(
   run: Run,
   {
@@ -101,13 +125,18 @@ export async function timed<T>(
   }: { readonly phase: string; readonly task_idx: number; readonly step?: number | null },
   work: () => Promise<T>,
 ): Promise<T> {
-  const { now } = run.session.edge;
+  const { endpoints, session, phases, metrics } = run;
+  const { now } = session.edge;
+  const before = spendingOf(endpoints);
   const began = now();
-  const result = await work();
-  const ms = now() - began;
-  run.phases.set(phase, (run.phases.get(phase) ?? 0) + ms);
-  run.metrics.timing({ task_idx, step, phase, ms });
-  return result;
+  try {
+    return await work();
+  } finally {
+    if (endpoints.budget.reached) await settledEndpoints(endpoints);
+    const ms = now() - began;
+    phases.set(phase, (phases.get(phase) ?? 0) + ms);
+    metrics.timing({ task_idx, step, phase, ms, ...spentSince(before, spendingOf(endpoints)) });
+  }
 }
 
 /** Weights and moments of the checkpoint, and the frozen step-0 model where it is needed. */

@@ -7,8 +7,10 @@ import type { RunConfig } from "../config/schema.ts";
 import type { Experience } from "../curriculum/experience.ts";
 import { packBatches } from "../grpo/batch.ts";
 import type { MetricsRow } from "../metrics/rows.ts";
+import { BudgetError } from "../rollout/budget.ts";
 import { asInterruption } from "./abort.ts";
 import { beginExperience, carryOut, close, evaluateAll, evaluateCurrent, recordStep, save } from "./acts.ts";
+import { closeResumable, markResumable, stopForBudget } from "./budget-stop.ts";
 import { openRun, type Run, timed } from "./run.ts";
 import type { Session } from "./session.ts";
 import { gradientStep, learningRate } from "./update.ts";
@@ -26,7 +28,7 @@ export async function train(config: RunConfig, session: Session): Promise<TrainR
     await trainSequence(run);
     return { log_dir: run.directory.path, rows: close(run) };
   } catch (error) {
-    throw asInterruption(error, run);
+    throw error instanceof BudgetError ? await stopForBudget(run, error) : asInterruption(error, run);
   }
 }
 
@@ -35,12 +37,16 @@ async function trainSequence(run: Run): Promise<void> {
   if (run.session.resume === null) await evaluateAll(run, null); // row -1: the base model
   for (const experience of curriculum.experiences.slice(run.position.experience)) {
     await beginExperience(run, experience);
+    markResumable(run);
+    if (isOwedAnEvaluation(run, experience)) await evaluateCurrent(run, experience, run.position.step - 1);
     for (let step = run.position.step; step < experience.steps; step++) {
       await trainStep(run, { experience, step, memory, rng: run.rng.fork("method", experience.index, step) });
       run.position = { experience: experience.index, step: step + 1 };
+      markResumable(run);
       if (isDue(config.eval_interval, step, experience)) await evaluateCurrent(run, experience, step);
       if (isDue(config.save_interval, step, experience)) await save(run, "latest");
     }
+    await closeResumable(run);
     await carryOut(run, method.afterExperience({ experience, memory }));
     await evaluateAll(run, experience);
     run.position = { experience: experience.index + 1, step: 0 };
@@ -77,6 +83,12 @@ const tasksPerStep = ({ batch_size_per_gpu, gradient_accumulation_steps, nproc_p
 /** Warm-up restarts together with the optimizer. */
 const stepsSinceReset = (config: RunConfig, experience: Experience, step: number): number =>
   config.reset_optimizer ? step : experience.index * config.num_steps_per_task + step;
+
+/** A cost limit can stop a run between a step and the evaluation due after it. */
+const isOwedAnEvaluation = ({ config, position: { step }, metrics }: Run, experience: Experience): boolean =>
+  step > 0 &&
+  isDue(config.eval_interval, step - 1, experience) &&
+  !metrics.rows.some((row) => row.kind === "eval" && row.task_idx === experience.index && row.step === step - 1);
 
 /** Not after the last step of an experience: its end evaluates and saves anyway. */
 const isDue = (interval: number, step: number, experience: Experience): boolean =>
