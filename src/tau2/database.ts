@@ -191,6 +191,7 @@ export class Database {
   readonly #tables = new Map<string, Table<ExactObject>>();
   readonly #values = new Map<string, ExactValue>();
   #digest: string | undefined;
+  #version = 0;
 
   constructor(readonly image: DatabaseImage) {}
 
@@ -200,9 +201,7 @@ export class Database {
     if (table === undefined) {
       const base = this.image.tables.get(name);
       if (base === undefined) throw new Error(`the database has no table ${name}`);
-      table = new Table(base, () => {
-        this.#digest = undefined;
-      });
+      table = new Table(base, () => this.#changed());
       this.#tables.set(name, table);
     }
     return table as unknown as Table<E>;
@@ -215,7 +214,17 @@ export class Database {
 
   setValue(name: string, value: ExactValue): void {
     this.#values.set(name, value);
+    this.#changed();
+  }
+
+  /** Grows with every change. */
+  get version(): number {
+    return this.#version;
+  }
+
+  #changed(): void {
     this.#digest = undefined;
+    this.#version++;
   }
 
   /** tau2's hash of the whole state, in hexadecimal. */

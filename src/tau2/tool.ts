@@ -50,6 +50,26 @@ export function tool<S, P extends string>(definition: ToolDefinition<S, P>): Too
   return definition as unknown as Tool<S>;
 }
 
+/**
+ * What tasks may call beside the tools: an assertion, something that breaks. No model sees it, so the names of its
+ * arguments are all that is declared; those in `defaults` may be left out.
+ */
+export function taskFunction<S, P extends string = never>(
+  name: string,
+  args: readonly P[],
+  run: (state: S, args: BoundArguments<P>) => ToolResult,
+  defaults: { readonly [K in P]?: ExactValue } = {},
+): Tool<S> {
+  const parameters = args.map((arg): [P, Field] => [arg, { type: { kind: "any" }, default: defaults[arg] }]);
+  return tool({
+    name,
+    kind: "write",
+    description: "",
+    parameters: Object.fromEntries(parameters) as Record<P, Field>,
+    run,
+  });
+}
+
 /** A parameter: its type in the schema, its description, and a default if it may be left out. */
 export function parameter(
   type: FieldType,
