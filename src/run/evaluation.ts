@@ -3,23 +3,23 @@ import { Rng } from "../base/rng.ts";
 import type { RunConfig } from "../config/schema.ts";
 import { Curriculum } from "../curriculum/curriculum.ts";
 import { usableTasks } from "../curriculum/nl-assertions.ts";
-import type { DomainSplit } from "../curriculum/split.ts";
+import { type DomainSplit, tasksOfSplit } from "../curriculum/split.ts";
 import { BudgetError } from "../rollout/budget.ts";
 import { needsJudge } from "../tau2/evaluator.ts";
 import { asBudgetStop } from "./budget-stop.ts";
 import { checkContext } from "./context.ts";
+import { judgeMaker, openEndpoints, spendingLines } from "./endpoints.ts";
 import { type Evaluation, evaluateDomains } from "./evaluate.ts";
+import { type ExpectedRollouts, expectedCalls } from "./expected-calls.ts";
 import { BASE_MODEL } from "./models.ts";
 import { solvedByNothing } from "./noop.ts";
-import { judgeMaker, openEndpoints, spendingLines } from "./endpoints.ts";
 import { warning } from "./report.ts";
-import { type ExpectedRollouts, expectedCalls } from "./expected-calls.ts";
 import { Rollouts } from "./rollouts.ts";
 import type { Session } from "./session.ts";
 import { chooseUsers, loadUserModel } from "./users.ts";
 
-/** Tasks of a domain: those held out, those trained on, or all. */
-export type EvaluatedSplit = "test" | "train" | "all";
+/** Tasks of a domain: those held out (`test`), those trained on (`train`), all, or a split of its own (`base`, `small` …). */
+export type EvaluatedSplit = "test" | "train" | "all" | (string & {});
 
 export async function evaluateSession(
   config: RunConfig,
@@ -61,11 +61,15 @@ function evaluated(both: DomainSplit, split: EvaluatedSplit, tasksMax: number | 
   if (split === "test") return both;
   const { domain, nl_assertions, train, excluded } = both;
   const chosen =
-    split === "train" ? { tasks: train, excluded: excluded.train } : usableTasks(domain.tasks, nl_assertions);
+    split === "train"
+      ? { tasks: train, excluded: excluded.train }
+      : usableTasks(tasksOfSplit(domain, split), nl_assertions);
+  const trained = new Set(train.map(({ id }) => id));
+  const test = chosen.tasks.slice(0, tasksMax);
   return {
     ...both,
-    test: chosen.tasks.slice(0, tasksMax),
-    contaminated: true,
+    test,
+    contaminated: test.some(({ id }) => trained.has(id)),
     excluded: { ...excluded, test: chosen.excluded },
   };
 }

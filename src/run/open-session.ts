@@ -9,12 +9,13 @@ import { methodOf } from "../cl/registry.ts";
 import type { RunConfig } from "../config/schema.ts";
 import { openEngine } from "../core/engine.ts";
 import { distinct } from "../curriculum/experience.ts";
+import { tasksOfSplit } from "../curriculum/split.ts";
 import { loadDomain } from "../tau2/domains/index.ts";
 import type { Domain } from "../tau2/types.ts";
 import { checkContextLimit } from "./context.ts";
 import { checkRunDirectory } from "./directory.ts";
-import { type DownloadProgress, resolveModelDirectory } from "./model-directory.ts";
 import { greetEndpoints, openEndpoints } from "./endpoints.ts";
+import { type DownloadProgress, resolveModelDirectory } from "./model-directory.ts";
 import type { Edge, Session } from "./session.ts";
 import { chooseUsers } from "./users.ts";
 
@@ -26,15 +27,18 @@ export interface OpenOptions {
   readonly method?: ContinualMethod | null;
   /** Evaluation writes no run directory and goes on from no checkpoint. */
   readonly purpose: "train" | "eval";
+  /** Split that will be evaluated: every domain must have it. */
+  readonly split?: string;
 }
 
 /** The policy of the session holds the core: dispose of it at the end. */
 export async function openSession(
   config: RunConfig,
-  { edge, library, method, purpose }: OpenOptions,
+  { edge, library, method, purpose, split = "test" }: OpenOptions,
 ): Promise<Session> {
   const resume = purpose === "train" ? await openResume(config) : null;
   const domains = await loadDomains(config);
+  if (split !== "train" && split !== "test") for (const domain of domains) tasksOfSplit(domain, split);
   const endpoints = openEndpoints(config, edge);
   chooseUsers(config, domains, endpoints); // for its checks
   await greetEndpoints(endpoints);

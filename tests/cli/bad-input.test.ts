@@ -57,7 +57,10 @@ const cases: readonly [line: string, sentence: string][] = [
   [`${TRAIN} --resume_from nowhere`, "--resume_from: nowhere does not exist"],
   [`${TRAIN} --user.kind openai --user.model m`, "OPENAI_API_KEY"],
   [`${TRAIN} --use_flash_attention`, "--use_flash_attention: flash attention is not in this release"],
-  ["eval --model_name_or_path model --task_order phone --split dev", '--split: expected test, train or all, got "dev"'],
+  [
+    "eval --model_name_or_path model --task_order phone --split dev",
+    '--split: phone has no split "dev"; known are train, test, ',
+  ],
   ["evaluate", "grpo-cl evaluate: unknown command (did you mean eval?)"],
   ["data check --jsn", "--jsn: unknown flag (did you mean --json?)"],
   ["version --seed 1", "--seed: is an option of train and eval, not of this command"],
