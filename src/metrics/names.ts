@@ -56,6 +56,9 @@ export const SCORE_METRICS = {
   stops: "Why conversations ended, counted.",
   malformed_calls: "Turns whose tool call could not be parsed.",
   tool_errors: "Tool calls that failed.",
+  tool_accuracy: "Share of tool calls that did not fail; null without any.",
+  kl_drift:
+    "KL (k3) from the base model, mean over the sampled tokens of each task's first trial, at temperature 1; null where no base model is kept (kl_coef 0).",
   truncated_turns: "Turns cut by max_new_tokens.",
   agent_turns_mean: "Turns of the agent per conversation.",
   tool_calls_mean: "Tool calls per conversation.",
@@ -63,19 +66,30 @@ export const SCORE_METRICS = {
   user_cost_usd: "Price of the simulated user.",
 } as const;
 
-/** After each experience, from the score matrix; formulas in transfer.ts. */
-export const TRANSFER_METRICS = {
-  "cl/backward_transfer": "The seed's word: mean reward on earlier domains, now. Not the literature's; that is bwt.",
+/** From the score matrix, each with a 95 % interval (`…_low`, `…_high`); formulas in transfer.ts. */
+export const ESTIMATES = {
+  "cl/acc": "ACC: mean reward on the domains trained so far (Lopez-Paz & Ranzato 2017).",
+  "cl/learning_accuracy": "Mean reward on each domain right after its training (Riemer et al. 2019).",
   "cl/bwt": "Backward transfer (Lopez-Paz & Ranzato 2017).",
-  "cl/bwt_low": "Lower end of its 95 % interval.",
-  "cl/bwt_high": "Upper end of it.",
-  "cl/fwt": "Forward transfer against the base model.",
-  "cl/forgetting": "Forgetting (Chaudhry et al. 2018).",
-  "cl/acc": "Mean reward on the domains trained so far.",
-  "cl/learning_accuracy": "Mean reward on each domain right after its training.",
-  "cl/current_performance": "Reward on the domain just trained.",
+  "cl/fwt": "Forward transfer against the base model (the same).",
+  "cl/forgetting": "Forgetting: from the best earlier row (Chaudhry et al. 2018).",
+  "cl/minimum_accuracy": "Mean over earlier domains of the lowest reward since their training (De Lange et al. 2023).",
 } as const;
 
+/** After each experience. */
+export const TRANSFER_METRICS = {
+  "cl/backward_transfer": "The seed's word: mean reward on earlier domains, now. Not the literature's; that is bwt.",
+  "cl/current_performance": "Reward on the domain just trained.",
+  ...(Object.fromEntries(
+    Object.entries(ESTIMATES).flatMap(([name, meaning]) => [
+      [name, meaning],
+      [`${name}_low`, `Lower end of ${name}'s 95 % interval.`],
+      [`${name}_high`, "Upper end of it."],
+    ]),
+  ) as Readonly<Record<EstimateMetric | `${EstimateMetric}_${"low" | "high"}`, string>>),
+} as const;
+
+export type EstimateMetric = keyof typeof ESTIMATES;
 export type TrainMetric = keyof typeof TRAIN_METRICS;
 export type ScoreMetric = keyof typeof SCORE_METRICS;
 export type TransferMetric = keyof typeof TRANSFER_METRICS;

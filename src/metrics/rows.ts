@@ -2,7 +2,6 @@
 import type { DomainBaselines } from "./baselines.ts";
 import { seedName, type TrainMetric, type TransferMetric } from "./names.ts";
 import type { DomainScore, TaskRewards } from "./score.ts";
-import type { MatrixRow } from "./transfer.ts";
 
 /** Position in the sequence, as the seed counts it. */
 interface Place {
@@ -60,12 +59,6 @@ export function seedShape(rows: readonly MetricsRow[]): Record<string, unknown[]
 }
 
 export const scoresRowsOf = (rows: readonly MetricsRow[]): ScoresRow[] => rows.filter((row) => row.kind === "scores");
-
-export const matrixRow = ({ task_idx, domain, scores }: ScoresRow): MatrixRow => ({
-  task_idx,
-  domain,
-  scores: Object.fromEntries(Object.entries(scores).map(([name, { reward_mean }]) => [name, reward_mean])),
-});
 
 function entryOf(row: MetricsRow): [string, unknown] {
   switch (row.kind) {

@@ -8,12 +8,13 @@ import { trajectoryText } from "../cl/trajectory.ts";
 import type { TrainingBatch } from "../core/policy.ts";
 import type { Experience } from "../curriculum/experience.ts";
 import type { MetricsRow, TrainRow, TransferRow } from "../metrics/rows.ts";
-import { matrixRow, scoresRowsOf } from "../metrics/rows.ts";
+import { scoresRowsOf } from "../metrics/rows.ts";
 import { transferMetrics } from "../metrics/transfer.ts";
 import type { Group } from "../rollout/types.ts";
 import { orAborted } from "./abort.ts";
 import { spendingLines } from "./endpoints.ts";
-import { type Evaluation, evaluateDomains, resampleStream } from "./evaluate.ts";
+import { type Evaluation, evaluateDomains } from "./evaluate.ts";
+import { BASE_MODEL } from "./models.ts";
 import { closingSummary, evaluationTable, experienceHead, stepLine, tiedLine, trainingOn, warning } from "./report.ts";
 import { type Run, stateOf, timed } from "./run.ts";
 import { type StepFacts, trainRow } from "./train-row.ts";
@@ -135,10 +136,11 @@ interface Place {
 }
 
 function evaluateSplits(run: Run, domains: readonly string[], place: Place): Promise<Evaluation> {
-  const { curriculum, rollouts, config, policy_version } = run;
+  const { curriculum, rollouts, config, policy, policy_version, anchor } = run;
   const splits = domains.map((domain) => curriculum.split(domain));
+  const drift = place.step === null && anchor === BASE_MODEL ? { policy, base: BASE_MODEL } : null; // a whole row only
   return timed(run, { ...place, phase: "evaluations" }, () =>
-    evaluateDomains(splits, { rollouts, config, policy_version }),
+    evaluateDomains(splits, { rollouts, config, policy_version, drift }),
   );
 }
 
@@ -148,12 +150,12 @@ function writeEvalRow(run: Run, { index, domain }: Experience, step: number, { s
   run.metrics.write({ kind: "eval", task_idx: index, domain, step, score });
 }
 
-function transferRow({ metrics, config }: Run, { index, domain }: Experience): TransferRow {
-  const rows = scoresRowsOf(metrics.rows);
-  const rngOf = (name: string) => resampleStream(config.eval_seed, name);
-  const measured = transferMetrics(rows.map(matrixRow), { rngOf, rewards: rows.map((row) => row.rewards) });
-  return { kind: "transfer", task_idx: index, domain, ...measured };
-}
+const transferRow = ({ metrics, config }: Run, { index, domain }: Experience): TransferRow => ({
+  kind: "transfer",
+  task_idx: index,
+  domain,
+  ...transferMetrics(scoresRowsOf(metrics.rows), config.eval_seed),
+});
 
 /** Once an experience, from its rows so far, so that a resumed run says the same. */
 function warnWhenNothingVaries({ metrics, reporter }: Run, { task_idx, domain }: TrainRow): void {

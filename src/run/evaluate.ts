@@ -2,12 +2,14 @@
  * Evaluation: every domain's test tasks, `eval_trials` times each. The random streams depend on `eval_seed`, domain,
  * task and trial only, so all rows of a score matrix, runs and methods are evaluated under the same luck.
  */
-import { Rng } from "../base/rng.ts";
 import type { RunConfig } from "../config/schema.ts";
+import type { ModelName, Policy } from "../core/policy.ts";
 import type { DomainSplit } from "../curriculum/split.ts";
 import type { DomainBaselines } from "../metrics/baselines.ts";
+import { resampleStream } from "../metrics/bootstrap.ts";
 import { type DomainScore, scoreOf, type TaskRewards, taskRewards } from "../metrics/score.ts";
 import type { Group } from "../rollout/types.ts";
+import { klDrift } from "./drift.ts";
 import { baselinesOf } from "./noop.ts";
 import type { Rollouts } from "./rollouts.ts";
 
@@ -23,6 +25,8 @@ export interface EvaluateOptions {
   readonly config: RunConfig;
   /** Optimizer updates so far. */
   readonly policy_version: number;
+  /** Where the distance from the base model is wanted, too. */
+  readonly drift?: { readonly policy: Policy; readonly base: ModelName } | null;
 }
 
 /** One domain after the other; the conversations of a domain run at once. */
@@ -48,17 +52,15 @@ export interface DomainEvaluation {
 
 export async function evaluateDomain(split: DomainSplit, options: EvaluateOptions): Promise<DomainEvaluation> {
   const { domain, test, contaminated, nl_assertions, excluded } = split;
-  const { config, policy_version } = options;
+  const { config, policy_version, drift = null } = options;
   const planned = test.map((task) => ({ domain, task, replayed: false }));
   const groups = await options.rollouts.evaluate(planned, { label: `evaluating ${domain.name}`, policy_version });
+  const kl_drift = drift === null ? null : await klDrift(drift.policy, drift.base, groups);
   const rng = resampleStream(config.eval_seed, domain.name);
   return {
-    score: scoreOf(groups, { contaminated, nl_assertions, n_excluded: excluded.test.length, rng }),
+    score: scoreOf(groups, { contaminated, nl_assertions, n_excluded: excluded.test.length, kl_drift, rng }),
     rewards: taskRewards(groups),
     groups,
     baselines: baselinesOf(split),
   };
 }
-
-/** Tasks of a domain are resampled alike in all rows, runs and methods with this `eval_seed`. */
-export const resampleStream = (eval_seed: number, domain: string): Rng => Rng.from(eval_seed).fork("bootstrap", domain);

@@ -13,7 +13,7 @@ import { groupOf, rolloutOf } from "../support/rollouts.ts";
 const root = mkdtempSync(join(tmpdir(), "grpo-cl-rows-"));
 afterAll(() => rmSync(root, { recursive: true }));
 
-const variant = { nl_assertions: "exclude", n_excluded: 0 } as const;
+const variant = { nl_assertions: "exclude", n_excluded: 0, kl_drift: null } as const;
 const score = scoreOf([groupOf([rolloutOf({ reward: 1 })])], { ...variant, contaminated: false, rng: Rng.from(1) });
 const blank = <T extends string>(names: Record<T, unknown>) =>
   Object.fromEntries(Object.keys(names).map((name, i) => [name, i])) as Record<T, number>;
