@@ -29,6 +29,9 @@ const FROM_DATA: Readonly<Record<string, (options: DataDomainOptions) => Domain>
 /** Where a domain reads another one's data. */
 const DATA_FOLDERS: Readonly<Record<string, string>> = { "telecom-workflow": "telecom" };
 
+/** Those that need tau2-bench's data. */
+export const dataDomains = (): string[] => Object.keys(FROM_DATA);
+
 /** Names that `loadDomain` takes. */
 export function knownDomains(): string[] {
   return [...Object.keys(FROM_DATA), ...Object.keys(quickstartDomains)];
