@@ -4,6 +4,7 @@ import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import pkg from "../../package.json";
 import { OPTION_NAMES } from "../../src/config/options.ts";
+import { writeMockData } from "../support/mock-data.ts";
 import { SHARED } from "../support/shared.ts";
 import { emptyDirectory, runCli } from "./run-cli.ts";
 
@@ -45,9 +46,26 @@ describe("data check", () => {
     const { out, exitCode } = await runCli(["data", "check", "--json"], {
       env: { TAU2_DATA_DIR: join(SHARED, "tau2/data") },
     });
-    const { files } = JSON.parse(out) as { files: { state: string }[] };
+    const { files, domains } = JSON.parse(out) as { files: { state: string }[]; domains: { problem: string | null }[] };
     expect(files.filter(({ state }) => state !== "ok")).toEqual([]);
+    expect(domains.filter(({ problem }) => problem !== null)).toEqual([]);
     expect(exitCode).toBe(0);
+  });
+
+  test("what is in the data, what differs, and what is wrong with it", async () => {
+    const cwd = emptyDirectory();
+    writeMockData(join(cwd, "data"));
+    writeMockData(join(cwd, "bad"), { task: { user_tools: ["fly"] } });
+    const check = async (directory: string) =>
+      (await runCli(["data", "check", "--tau2_data_dir", directory], { cwd })).out;
+    const sound = await check("data");
+    expect(sound).toContain("version: unknown, not wholly tau2-bench 1.0.1");
+    expect(sound).toContain("differs  domains/mock/tasks.json  sha256 ");
+    expect(sound).toContain("  mock: base 2, small 1, all 3\n    need a judge: base 0, small 0, all 0\n");
+    expect(sound).toContain("data holds no domains/airline");
+    expect(await check("bad")).toContain(
+      '  mock: bad/domains/mock/tasks.json: task greet: user_tools.0: there is no user tool "fly"',
+    );
   });
 });
 
