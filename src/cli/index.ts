@@ -9,6 +9,8 @@ import { helpText } from "./help.ts";
 import type { Host } from "./host.ts";
 import { licensesCommand } from "./licenses.ts";
 import { runScriptCommand } from "./run-script.ts";
+import { sftCommand } from "./sft.ts";
+import { tau2Command } from "./tau2.ts";
 import { trainCommand } from "./train.ts";
 import { VERSION, versionCommand } from "./version.ts";
 
@@ -25,8 +27,10 @@ const rootCommand = (host: Host) =>
     subCommands: {
       train: trainCommand(host),
       eval: evalCommand(host),
+      sft: sftCommand(host),
       run: runScriptCommand(host),
       data: dataCommand(host),
+      tau2: tau2Command(host),
       doctor: doctorCommand(host),
       version: versionCommand(host),
       licenses: licensesCommand(host),
