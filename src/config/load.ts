@@ -44,9 +44,12 @@ export function resolveConfig({
     tau2_data_dir: parsed.tau2_data_dir ?? (env.TAU2_DATA_DIR || null),
     log_dir:
       parsed.log_dir ??
-      freeDirectory(`runs/${file?.stem ?? "default"}`, parsed.resume_from === null ? isTaken : () => false),
+      freeDirectory(
+        `runs/${[file?.stem ?? "default", ...(command === "sft" ? ["sft"] : [])].join("-")}`,
+        parsed.resume_from === null ? isTaken : () => false,
+      ),
   });
-  checkDomains(config, knownDomains, whereIs("task_order"));
+  if (command !== "sft") checkDomains(config, knownDomains, whereIs("task_order"));
   const violation = firstViolation(config, command);
   if (violation !== null) throw new UserError(whereIs(violation.option), violation.sentence);
   return config;

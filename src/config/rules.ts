@@ -101,11 +101,22 @@ const TRAINING_RULES: readonly Rule[] = [
   ),
 ];
 
-export type Command = "train" | "eval";
+const SFT_RULES: readonly Rule[] = [
+  rule("data", ({ data }) => data === null && "needs recorded conversations: --data FILE …"),
+];
+
+const NOT_SFT_RULES: readonly Rule[] = [rule("data", ({ data }) => data !== null && "is what grpo-cl sft trains on")];
+
+const RULES_OF: Readonly<Record<Command, readonly Rule[]>> = {
+  train: [...GENERAL_RULES, ...NOT_SFT_RULES, ...TRAINING_RULES],
+  eval: [...GENERAL_RULES, ...NOT_SFT_RULES],
+  sft: [...GENERAL_RULES, ...SFT_RULES],
+};
+
+export type Command = "train" | "eval" | "sft";
 
 export function firstViolation(config: RunConfig, command: Command): Violation | null {
-  const rules = command === "train" ? [...GENERAL_RULES, ...TRAINING_RULES] : GENERAL_RULES;
-  for (const check of rules) {
+  for (const check of RULES_OF[command]) {
     const violation = check(config);
     if (violation !== null) return violation;
   }

@@ -162,6 +162,26 @@ const cl = {
   ),
 };
 
+const sft = {
+  data: maybe(
+    v.pipe(
+      v.array(v.pipe(v.string(), v.nonEmpty())),
+      v.minLength(1),
+      v.description(
+        "Of `sft` alone: recorded conversations, as files or directories (tau2-bench results, rollouts, `trajectories.json`).",
+      ),
+    ),
+  ),
+  min_reward: maybe(
+    v.pipe(v.number(), v.finite(), v.description("Of `sft`: leave out conversations below this reward; null = none.")),
+  ),
+  sft_epochs: count(1, 1, "Of `sft`: how often each conversation is seen."),
+  sft_validation_fraction: decay(
+    0.1,
+    "Of `sft`: share of the tasks whose conversations are held out to measure the loss.",
+  ),
+};
+
 const output = {
   log_dir: maybe(text("Run directory; null = `runs/` and the config's name, numbered where that holds a run.")),
   resume_from: maybe(text("Checkpoint directory of an earlier run to go on from.")),
@@ -215,7 +235,7 @@ const judge = v.optional(
 );
 
 /** The knobs by topic, in the order of the option table. */
-export const SECTIONS = { model, sequence, tau2, sampling, grpo, optimizer, evaluation, cl, output } as const;
+export const SECTIONS = { model, sequence, tau2, sampling, grpo, optimizer, evaluation, cl, sft, output } as const;
 
 export const RunConfigSchema = v.strictObject({
   ...model,
@@ -226,6 +246,7 @@ export const RunConfigSchema = v.strictObject({
   ...optimizer,
   ...evaluation,
   ...cl,
+  ...sft,
   ...output,
   user,
   judge,

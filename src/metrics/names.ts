@@ -37,6 +37,22 @@ export const TRAIN_METRICS = {
   "rollout/user_cost_usd": "Price of the simulated user.",
 } as const;
 
+/** Of one step of a supervised warm start. */
+export const SFT_METRICS = {
+  "sft/loss": "Mean of −log π(token) over the agent's tokens of the step.",
+  "sft/grad_norm": "Global gradient norm before clipping; null when it was not finite.",
+  "sft/learning_rate": "Of this step, warm-up included.",
+  "sft/loss_tokens": "The agent's tokens.",
+  "sft/computed_tokens": "Tokens that were computed, after sharing prefixes.",
+  "sft/skipped": "1 when the gradient was not finite and the weights did not move.",
+} as const;
+
+/** Of the conversations that a warm start holds out. */
+export const SFT_VALIDATION_METRICS = {
+  "sft/validation_loss": "As sft/loss, over the conversations held out.",
+  "sft/validation_tokens": "The agent's tokens in them.",
+} as const;
+
 /** Of one evaluated domain. */
 export const SCORE_METRICS = {
   n_tasks: "Tasks evaluated.",
@@ -91,6 +107,8 @@ export const TRANSFER_METRICS = {
 
 export type EstimateMetric = keyof typeof ESTIMATES;
 export type TrainMetric = keyof typeof TRAIN_METRICS;
+export type SftMetric = keyof typeof SFT_METRICS;
+export type SftValidationMetric = keyof typeof SFT_VALIDATION_METRICS;
 export type ScoreMetric = keyof typeof SCORE_METRICS;
 export type TransferMetric = keyof typeof TRANSFER_METRICS;
 

@@ -8,6 +8,7 @@ import type { ContinualMethod } from "../cl/method.ts";
 import { methodOf } from "../cl/registry.ts";
 import type { RunConfig } from "../config/schema.ts";
 import { openEngine } from "../core/engine.ts";
+import type { Policy } from "../core/policy.ts";
 import { distinct } from "../curriculum/experience.ts";
 import { tasksOfSplit } from "../curriculum/split.ts";
 import { loadDomain } from "../tau2/domains/index.ts";
@@ -48,16 +49,17 @@ export async function openSession(
     config.user.kind === "local" && config.user.model !== null
       ? await resolveModel(config.user.model, config, edge)
       : null;
-  const policy = await openEngine({
-    library,
-    model_directory: resume?.model_directory ?? model_directory,
-    dtype: config.model_dtype,
-    num_threads: config.num_threads,
-    kernels: config.kernels,
-    prefix_sharing: config.prefix_sharing,
-    gradient_checkpointing: config.gradient_checkpointing,
-  });
+  const policy = await openPolicy(config, { library, model_directory: resume?.model_directory ?? model_directory });
   return { edge, policy, model_directory, user_model_directory, domains, method: method ?? methodOf(config), resume };
+}
+
+/** Starts the core with the model in `model_directory`. Dispose of it at the end. */
+export function openPolicy(
+  config: RunConfig,
+  { library, model_directory }: { readonly library: string | null; readonly model_directory: string },
+): Promise<Policy> {
+  const { model_dtype: dtype, num_threads, kernels, prefix_sharing, gradient_checkpointing } = config;
+  return openEngine({ library, model_directory, dtype, num_threads, kernels, prefix_sharing, gradient_checkpointing });
 }
 
 async function openResume(config: RunConfig): Promise<Checkpoint | null> {

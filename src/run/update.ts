@@ -68,7 +68,7 @@ function lossOptions(config: RunConfig, anchor: ModelName | null): LossOptions {
   };
 }
 
-const optimizerOptions = (config: RunConfig, learning_rate: number) => ({
+export const optimizerOptions = (config: RunConfig, learning_rate: number) => ({
   learning_rate,
   beta1: config.adam_beta1,
   beta2: config.adam_beta2,
