@@ -80,6 +80,7 @@ const tau2 = {
   tau2_data_dir: maybe(text("Directory of tau2-bench's data; null = the environment variable TAU2_DATA_DIR.")),
   max_steps: count(1, 200, "Steps of a conversation (messages), as in tau2-bench."),
   max_errors: count(1, 10, "Tool errors after which a conversation ends, as in tau2-bench."),
+  solo_mode: flag(false, "The agent works alone, from the task's ticket and with the user's tools (telecom, mock)."),
   noop_tasks: choice(
     ["keep", "drop_from_train"],
     "keep",

@@ -69,11 +69,13 @@ async function openResume(config: RunConfig): Promise<Checkpoint | null> {
 }
 
 export function loadDomains(config: RunConfig): Promise<Domain[]> {
-  const { tau2_data_dir, train_split } = config;
-  return Promise.all(distinct(config.task_order).map(async (name) => loadDomain(name, { tau2_data_dir, train_split })));
+  const { tau2_data_dir, train_split, solo_mode } = config;
+  return Promise.all(
+    distinct(config.task_order).map(async (name) => loadDomain(name, { tau2_data_dir, train_split, solo_mode })),
+  );
 }
 
-function resolveModel(name: string, { revision }: RunConfig, { env, signal, reporter }: Edge): Promise<string> {
+export function resolveModel(name: string, { revision }: RunConfig, { env, signal, reporter }: Edge): Promise<string> {
   return resolveModelDirectory(name, {
     revision,
     env,

@@ -41,6 +41,8 @@ export interface HeadFacts {
 }
 
 export function runHead(facts: HeadFacts): string {
+  /** Who grades natural-language assertions; null: nobody. */
+  readonly judge: string | null;
   const users = Map.groupBy(Object.entries(facts.users), ([, identity]) => identity);
   const played = [...users].map(([identity, those]) => `${identity} (${those.map(([domain]) => domain).join(", ")})`);
   return [
@@ -51,6 +53,7 @@ export function runHead(facts: HeadFacts): string {
   ].join("\n");
 }
 
+    ...(facts.judge === null ? [] : [`Judge: ${facts.judge}`]),
 export const experienceHead = ({ index, domain }: Experience): string =>
   `${RULE}\nTask ${index}: ${domain.toUpperCase()}\n${RULE}\n`;
 

@@ -69,7 +69,7 @@ export async function openRun(config: RunConfig, session: Session): Promise<Run>
   await checkContext(config, { policy, domains });
   const directory = new RunDirectory({ ...config, user: users.config }, resume);
   const reporter = teeReporter(edge.reporter, (text) => directory.log(text));
-  reporter.line(runHead(describe(directory, config, session, users)));
+  reporter.line(runHead(describe(directory, config, session, { users, endpoints })));
   for (const text of [...users.warnings, ...excludedTasks(curriculum.splits)]) reporter.line(warning(text));
   const position = resume?.state.position ?? { experience: 0, step: 0 };
   const expected = expectedRollouts(config, curriculum, { position, begun: resume !== null });
@@ -161,7 +161,12 @@ function restore({
   method.restore(resume.state.method.state);
 }
 
-function describe(directory: RunDirectory, config: RunConfig, session: Session, users: Users) {
+function describe(
+  directory: RunDirectory,
+  config: RunConfig,
+  session: Session,
+  { users, endpoints }: { readonly users: Users; readonly endpoints: Endpoints },
+) {
   const { parameters, dtype, device } = session.policy.info;
   const facts = {
     log_dir: config.log_dir,
@@ -172,6 +177,7 @@ function describe(directory: RunDirectory, config: RunConfig, session: Session, 
     method: session.method.name,
     users: users.identities,
   };
+    judge: endpoints.judge?.identity ?? null,
   directory.describe(facts);
   return facts;
 }

@@ -169,6 +169,8 @@ describe("a judge", () => {
       const log_dir = directory("judged");
       const { rows, lines } = await judged(log_dir, server.url, { user: paidUser(server.url) });
       rewards.push(base(rows)?.reward_mean);
+      expect(lines.join("\n")).toContain("\nJudge: openai:wise\n");
+      expect(JSON.parse(readFileSync(join(log_dir, "run.json"), "utf8")).judge).toBe("openai:wise");
       expect(lines.join("\n")).toMatch(/Expected calls of wise \(judge\): at most 48, .*; about \$\d/);
       expect(lines.join("\n")).toMatch(/Calls \(judge, openai:wise\): 48, 0 more/);
       expect(sum(timingsOf(log_dir), "judge_calls")).toBe(48);
