@@ -3,6 +3,7 @@
  * is cut in the order of its tasks. Where nothing is left for evaluation, it uses training tasks and says so.
  */
 import { UserError } from "../base/errors.ts";
+import { isSoloTask } from "../tau2/agent.ts";
 import type { Domain, Task } from "../tau2/types.ts";
 import { type NlAssertions, usableTasks } from "./nl-assertions.ts";
 
@@ -32,7 +33,7 @@ export interface DomainSplit {
 
 export function splitDomain(domain: Domain, options: SplitOptions): DomainSplit {
   const { nl_assertions } = options;
-  const own = ownSplits(domain) ?? cutSplits(domain, options.train_split);
+  const own = playable(domain, ownSplits(domain) ?? cutSplits(domain, options.train_split));
   const trainable = usableTasks(own.train, nl_assertions);
   const unseen = usableTasks(own.test, nl_assertions);
   const train = wanted(domain, trainable.tasks, options);
@@ -61,6 +62,11 @@ function wanted(
 }
 
 type TrainAndTest = Pick<DomainSplit, "train" | "test">;
+
+/** In solo mode some tasks cannot be worked on. */
+function playable({ solo_mode }: Domain, { train, test }: TrainAndTest): TrainAndTest {
+  return solo_mode ? { train: train.filter(isSoloTask), test: test.filter(isSoloTask) } : { train, test };
+}
 
 function ownSplits(domain: Domain): TrainAndTest | null {
   const { train = [], test = [] } = domain.splits;

@@ -36,6 +36,7 @@ export interface CollectOptions {
   readonly step: number;
   /** Rollouts per task. */
   readonly samples: number;
+  /** Not asked in solo mode. */
   readonly makeUser: (domain: Domain, task: Task, context: UserContext) => RolloutUser;
   /** Absent: no task of the plan needs one. */
   readonly makeJudge?: (context: UserContext) => Judge;
@@ -128,7 +129,7 @@ function rolloutStarter(policy: Policy, options: CollectOptions & { readonly sig
       context_tokens_max: contextTokensMax(policy, config),
       malformed_calls: config.malformed_calls,
       limits: config,
-      user: makeUser(domain, task, { rng: rng.fork("user"), signal }),
+      user: domain.solo_mode ? null : makeUser(domain, task, { rng: rng.fork("user"), signal }),
       judge: makeJudge?.({ rng: rng.fork("judge"), signal }) ?? null,
       policy_version,
       signal,

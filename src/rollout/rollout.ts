@@ -1,6 +1,7 @@
 /** One rollout: the policy, a user and an environment hold the conversation of one task, then the evaluator scores it. */
 import type { Rng } from "../base/rng.ts";
 import type { Policy, SamplingOptions } from "../core/policy.ts";
+import { agentPrompt, soloAgent } from "../tau2/agent.ts";
 import { prepareEnvironment } from "../tau2/environment.ts";
 import { judgedReward, taskWrites } from "../tau2/evaluator.ts";
 import type { Judge } from "../tau2/judge.ts";
@@ -16,6 +17,9 @@ export interface RolloutUser extends User {
   readonly costUsd?: () => number;
 }
 
+/** Who plays the user in solo mode. */
+export const NO_USER = "none";
+
 export interface RolloutRequest {
   readonly policy: Policy;
   readonly domain: Domain;
@@ -29,7 +33,8 @@ export interface RolloutRequest {
   readonly context_tokens_max: number;
   readonly malformed_calls: "text_to_user" | "error_to_agent";
   readonly limits: ConversationLimits;
-  readonly user: RolloutUser;
+  /** null in solo mode only. */
+  readonly user: RolloutUser | null;
   /** null: tasks whose reward needs one are refused. */
   readonly judge: Judge | null;
   readonly policy_version: number;
@@ -49,7 +54,7 @@ export async function runRollout(request: RolloutRequest): Promise<Rollout> {
   });
   const close = () => {
     dialogue.close();
-    user.close?.();
+    user?.close?.();
   };
   signal.addEventListener("abort", close, { once: true });
   try {
@@ -62,13 +67,14 @@ export async function runRollout(request: RolloutRequest): Promise<Rollout> {
 
 async function converse(request: RolloutRequest, dialogue: Dialogue): Promise<Rollout> {
   const { domain, task, renderer, malformed_calls, limits, user, signal } = request;
-  const { systemPrompt } = domain;
+  const systemPrompt = agentPrompt(domain, task);
   const agent = policyAgent({ dialogue, systemPrompt, toolFormat: renderer.toolFormat, malformed_calls });
   const simulation = await runConversation({
     environment: answeringUnreadableCalls(prepareEnvironment(domain, task)),
-    agent,
+    agent: domain.solo_mode ? soloAgent(agent) : agent,
     user,
     limits,
+    solo_mode: domain.solo_mode,
     history: task.initial_state?.message_history ?? undefined,
     signal,
   });
@@ -109,8 +115,8 @@ function recordOf(request: RolloutRequest, { dialogue, counts, simulation, rewar
     ...toolCounts(messages),
     task_writes: taskWrites(domain, task),
     policy_version,
-    user_identity: user.identity,
-    user_cost_usd: user.costUsd?.() ?? 0,
+    user_identity: user?.identity ?? NO_USER,
+    user_cost_usd: user?.costUsd?.() ?? 0,
   };
 }
 

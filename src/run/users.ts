@@ -8,7 +8,8 @@ import type { ModelInfo, ModelName, Policy } from "../core/policy.ts";
 import type { CollectOptions, UserContext } from "../rollout/collect.ts";
 import { localIdentity, localUser } from "../rollout/local-user.ts";
 import type { OpenaiEndpoint } from "../rollout/openai.ts";
-import type { RolloutUser } from "../rollout/rollout.ts";
+import { NO_USER, type RolloutUser } from "../rollout/rollout.ts";
+import { isSoloTask } from "../tau2/agent.ts";
 import type { Domain, Task } from "../tau2/types.ts";
 import { simulatedUser } from "../tau2/user.ts";
 import { type Endpoints, requestSeed } from "./endpoints.ts";
@@ -38,17 +39,19 @@ export function chooseUsers(
   domains: readonly Domain[],
   { user: endpoint }: Pick<Endpoints, "user">,
 ): Users {
-  const kinds = domains.map((domain) => [domain, kindOf(config.user, domain)] as const);
+  const { true: solo = [], false: played = [] } = Object.groupBy(domains, ({ solo_mode }) => `${solo_mode ?? false}`);
+  const kinds = played.map((domain) => [domain, kindOf(config.user, domain)] as const);
   const isLocal = kinds.some(([, kind]) => kind === "local");
   const ownModel = config.user.kind === "local" && config.user.model !== null ? USER_MODEL : null;
   const distinct = new Set(kinds.map(([, kind]) => kind));
   const [only] = distinct.size === 1 ? distinct : [];
   return {
-    identities: Object.fromEntries(
-      kinds.map(([domain, kind]) => [domain.name, identityOf(kind, { domain, endpoint, model: config.user.model })]),
-    ),
+    identities: Object.fromEntries([
+      ...kinds.map(([domain, kind]) => [domain.name, identityOf(kind, { domain, endpoint, model: config.user.model })]),
+      ...solo.map((domain) => [domain.name, NO_USER]),
+    ]),
     config: { ...config.user, kind: only ?? config.user.kind },
-    warnings: ownModel === null ? baseWarnings(kinds) : [],
+    warnings: [...(ownModel === null ? baseWarnings(kinds) : []), ...solo.flatMap(soloWarnings)],
     needsBase: isLocal && ownModel === null,
     ownModel,
     maker: (ownInfo, opened) => (domain, task, context) =>
@@ -87,6 +90,12 @@ function baseWarnings(kinds: readonly (readonly [Domain, UserKind])[]): string[]
     `the frozen step-0 policy plays the user in ${played.join(", ")}: rewards depend on how well it does that. ` +
       "Set user.kind to openai, or user.model to a model directory, for a better one",
   ];
+}
+
+function soloWarnings({ name, tasks }: Domain): string[] {
+  const unfit = tasks.filter((task) => !isSoloTask(task)).map((task) => task.id);
+  if (unfit.length === 0) return [];
+  return [`${name}: ${unfit.length} tasks are left out, since they need a user: ${unfit.join(", ")}`];
 }
 
 interface MakeUser {

@@ -1,5 +1,5 @@
 /** tau2's agents: their system prompts, and the agent that can end a conversation itself (SPEC sections 5 and 10). */
-import type { Agent, EndOfConversation, Reply, Task, ToolSchema } from "./types.ts";
+import type { Agent, Domain, EndOfConversation, Reply, Task, ToolSchema } from "./types.ts";
 
 /** The fixed line every conversation begins with. */
 export const GREETING = "Hi! How can I help you today?";
@@ -36,6 +36,11 @@ export function soloSystemPrompt(policy: string, { ticket }: Task): string {
   return `<instructions>\n${SOLO_INSTRUCTIONS}\n</instructions>\n<policy>\n${policy}\n</policy>\n<ticket>\n${ticket ?? "None"}\n</ticket>`;
 }
 
+/** What an agent is told about a task: the ticket, if it works alone. */
+export function agentPrompt({ solo_mode, systemPrompt, soloSystemPrompt }: Domain, task: Task): string {
+  return solo_mode && soloSystemPrompt !== undefined ? soloSystemPrompt(task) : systemPrompt;
+}
+
 /** How an agent that works alone says that it has finished. */
 export const DONE: ToolSchema = {
   type: "function",
@@ -69,6 +74,17 @@ export function stoppingAgent(agent: Agent): Agent {
     },
     isStop: ({ content }) => content?.includes(STOP) ?? false,
   };
+}
+
+/** tau2's solo agent: it ends by a call of `done`, and a message without a call is its failure. */
+export function soloAgent(agent: Agent): Agent {
+  return stoppingAgent({
+    async reply(incoming) {
+      const reply = await agent.reply(incoming);
+      if (isEnd(reply) || reply.tool_calls !== null) return reply;
+      return { end: "agent_error", detail: "ValueError: LLMSoloAgent only supports tool calls." };
+    },
+  });
 }
 
 export function isEnd(reply: Reply | EndOfConversation): reply is EndOfConversation {

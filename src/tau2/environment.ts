@@ -111,6 +111,10 @@ export class ToolEnvironment implements Environment {
     this.sync();
   }
 
+  get solo_mode(): boolean {
+    return this.options.solo_mode ?? false;
+  }
+
   get agentDb(): Database {
     return this.#agent.database;
   }
@@ -183,7 +187,7 @@ export class ToolEnvironment implements Environment {
   /** `make_tool_call` through the call chain whose parameter names arguments can collide with. */
   #dispatch({ name, requestor, arguments: args }: ToolCall): ToolResult {
     rejectCollisions(args);
-    const { solo_mode } = this.options;
+    const { solo_mode } = this;
     if (requestor === "user") {
       if (solo_mode) throw valueError("User tool calls are not allowed in solo mode");
       if (this.#user === null) throw valueError("User tools not available");
@@ -205,9 +209,8 @@ function rejectCollisions(args: ExactObject): void {
 // ---------------------------------------------------------------------------------------------------------------------
 // Bringing an environment to a state
 
-/** A fresh environment with the task's initial state applied, its message history replayed. */
-export function prepareEnvironment(domain: Domain, task: Task): Environment {
-  const environment = domain.createEnvironment();
+/** A fresh environment (by default the domain's usual one) with the task's initial state applied, its message history replayed. */
+export function prepareEnvironment(domain: Domain, task: Task, environment = domain.createEnvironment()): Environment {
   setState({
     domain,
     environment,
@@ -229,6 +232,8 @@ export interface StateOptions {
 
 /** tau2's `set_state`: data, then actions, then the recorded calls that write. */
 export function setState({ domain, environment, initialState, history, strict }: StateOptions): void {
+  if (environment.solo_mode && history.some(({ role }) => role === "user"))
+    throw new PythonError("AssertionError", "User messages are not allowed in solo mode");
   const data = initialState?.initialization_data ?? null;
   if (data?.agent_data) required(domain, environment, "mergeData")("assistant", data.agent_data);
   if (data?.user_data) required(domain, environment, "mergeData")("user", data.user_data);

@@ -65,8 +65,6 @@ export interface EvaluateOptions {
   readonly domain: Domain;
   readonly task: Task;
   readonly simulation: Pick<Simulation, "messages" | "termination">;
-  /** Makes the environment that the trajectory is replayed on, where it is not the domain's usual one (solo mode). */
-  readonly createEnvironment?: () => Environment;
   /** A replayed write that answers otherwise than recorded is an error (default), or ignored. */
   readonly strict?: boolean;
   /** Default: `all`. */
@@ -184,12 +182,12 @@ const product = (rewards: readonly number[]): number => rewards.reduce((total, r
 // ---------------------------------------------------------------------------------------------------------------------
 // Database and assertions
 
-function environmentPart({ domain, task, criteria, simulation, createEnvironment, strict = true }: Criteria): Part {
+function environmentPart({ domain, task, criteria, simulation, strict = true }: Criteria): Part {
   if (criteria.actions === null && criteria.env_assertions === null) {
     const checks = { db_check: { db_match: true, db_reward: 1 } };
     return { rewards: {}, checks, info: { note: "No expected actions or env assertions" } };
   }
-  const environment = createEnvironment?.() ?? domain.createEnvironment();
+  const environment = domain.createEnvironment();
   setState({ domain, environment, initialState: task.initial_state, history: simulation.messages, strict });
   const gold = goldHashes(domain, task);
   const db_match = environment.agentDbHash() === gold.agent && environment.userDbHash() === gold.user;
@@ -222,7 +220,7 @@ function goldHashes(domain: Domain, task: Task): GoldHashes {
   goldCache.set(domain, ofDomain);
   const known = ofDomain.get(task);
   if (known !== undefined) return known;
-  const environment = prepareEnvironment(domain, task);
+  const environment = prepareEnvironment(domain, task, domain.createGoldEnvironment?.());
   const before = [environment.agentDbHash(), environment.userDbHash()];
   for (const action of task.evaluation_criteria?.actions ?? []) runGolden(environment, action);
   const [agent, user] = [environment.agentDbHash(), environment.userDbHash()];

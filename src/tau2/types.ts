@@ -106,6 +106,8 @@ export interface Environment {
   userDbHash(): string | null;
   /** Non-null once the environment itself wants the conversation over (built-in domains: a policy violation). */
   readonly ended?: { readonly reason: string } | null;
+  /** One hand holds agent's and user's tools, and nobody speaks. */
+  readonly solo_mode?: boolean;
   /** The rest is tau2's; a domain whose tasks use none of it may leave it out (`ToolEnvironment` has it all). */
   /** The call alone, as the evaluator's reference run makes it: no sync, and exceptions are thrown. */
   callTool?(call: ToolCall): void;
