@@ -38,11 +38,11 @@ export interface HeadFacts {
   readonly method: string;
   /** Domain → who plays its user. */
   readonly users: Readonly<Record<string, string>>;
+  /** Who grades natural-language assertions; null: nobody. */
+  readonly judge: string | null;
 }
 
 export function runHead(facts: HeadFacts): string {
-  /** Who grades natural-language assertions; null: nobody. */
-  readonly judge: string | null;
   const users = Map.groupBy(Object.entries(facts.users), ([, identity]) => identity);
   const played = [...users].map(([identity, those]) => `${identity} (${those.map(([domain]) => domain).join(", ")})`);
   return [
@@ -50,10 +50,10 @@ export function runHead(facts: HeadFacts): string {
     `Model: ${facts.model} (${count(facts.parameters)} parameters, ${facts.dtype} on ${facts.device})`,
     `Method: ${facts.method}`,
     `User simulator: ${played.join("; ")}`,
+    ...(facts.judge === null ? [] : [`Judge: ${facts.judge}`]),
   ].join("\n");
 }
 
-    ...(facts.judge === null ? [] : [`Judge: ${facts.judge}`]),
 export const experienceHead = ({ index, domain }: Experience): string =>
   `${RULE}\nTask ${index}: ${domain.toUpperCase()}\n${RULE}\n`;
 

@@ -176,8 +176,8 @@ function describe(
     device,
     method: session.method.name,
     users: users.identities,
-  };
     judge: endpoints.judge?.identity ?? null,
+  };
   directory.describe(facts);
   return facts;
 }
