@@ -21,14 +21,14 @@ export interface Endpoints {
 
 /** Checks keys and addresses; sends nothing. `spent_usd`: by earlier parts of the run. */
 export function openEndpoints(
-  config: Pick<RunConfig, "user" | "judge" | "nl_assertions">,
+  config: Pick<RunConfig, "user" | "judge" | "nl_assertions" | "solo_mode">,
   { env, now, signal }: Omit<Edge, "reporter">,
   spent_usd = 0,
 ): Endpoints {
   const budget = new Budget({ limit_usd: config.user.max_cost_usd, spent_usd });
   const open = (role: "user" | "judge") => openaiEndpoint({ role, config: config[role], env, now, signal, budget });
   return {
-    user: config.user.kind === "openai" ? open("user") : null,
+    user: config.user.kind === "openai" && !config.solo_mode ? open("user") : null,
     judge: config.nl_assertions === "judge" ? open("judge") : null,
     budget,
   };

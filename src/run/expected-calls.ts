@@ -60,13 +60,16 @@ const TOKENS_OF_JUDGE = { input: 6000, output: 250 };
 
 /** Nothing where nobody is paid. */
 export function expectedCalls(
-  { user, judge, nl_assertions, max_steps }: Pick<RunConfig, "user" | "judge" | "nl_assertions" | "max_steps">,
+  { user, judge, nl_assertions, max_steps, solo_mode }: Pick<
+    RunConfig,
+    "user" | "judge" | "nl_assertions" | "max_steps" | "solo_mode"
+  >,
   rollouts: ExpectedRollouts,
 ): string[] {
   const conversations = rollouts.train + rollouts.eval;
   const each = Math.min(CALLS_OF_USER, Math.ceil(max_steps / 2));
   const lines: string[] = [];
-  if (user.kind === "openai")
+  if (user.kind === "openai" && !solo_mode)
     lines.push(
       `Expected calls of ${user.model} (user): about ${count(conversations * each)} for ` +
         `${count(conversations)} conversations, if each takes ${each}${price(user, conversations * each, TOKENS_OF_USER)}`,
