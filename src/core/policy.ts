@@ -179,6 +179,10 @@ export const CORE_PHASES = ["prefill", "decode", "forward", "backward", "optimiz
 /** Milliseconds by phase. */
 export type CoreTimings = Readonly<Record<(typeof CORE_PHASES)[number], number>>;
 
+export interface SaveOptions {
+  readonly adapter_of?: string;
+}
+
 export interface Policy extends Disposable {
   readonly info: ModelInfo;
   /** Loads another model directory as a frozen one, for `user` or `base`. */
@@ -213,8 +217,11 @@ export interface Policy extends Disposable {
   timings(): Promise<Partial<CoreTimings>>;
   /** SHA-256 of the policy's weights, moments, step count and vectors. */
   digest(): Promise<string>;
-  /** Writes config.json, model.safetensors, tokenizer and template: loads in transformers unchanged. */
-  save(directory: string): Promise<void>;
+  /**
+   * Writes config.json, model.safetensors (adapters folded in), tokenizer and template: loads in transformers unchanged. With
+   * `adapter_of`, the base model's name, PEFT's adapter files instead of weights.
+   */
+  save(directory: string, options?: SaveOptions): Promise<void>;
   /** Optimizer moments, master weights, step count, vectors, and the frozen models named. */
   saveState(file: string, options?: { readonly models: readonly ModelName[] }): Promise<void>;
   loadState(file: string): Promise<void>;

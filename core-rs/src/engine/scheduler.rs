@@ -1,13 +1,13 @@
 //! Continuous batching: samples join and leave at every step; a gradient step waits for the policy's running samples,
 //! and what came later waits behind it.
 use super::completions::{Completions, Reply};
-use super::request::{Arrays, Job, POLICY, SampleJob, WeightOp};
+use super::request::{Arrays, Job, POLICY, SampleJob};
 use super::slots::Slots;
 use super::{EngineOptions, Failure, Message, Texts, no_model};
 use crate::error::{Error, Result};
 use crate::model::{Cache, Dtype, Model, SequenceId};
 use crate::text::Text;
-use crate::train::{self, AdamW, Loss, Trainer, TrainerOptions};
+use crate::train::{self, AdamW, Magnitude, Objective, Trainer, TrainerOptions, WeightOp};
 use rayon::prelude::*;
 use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -292,12 +292,19 @@ impl Scheduler {
     fn perform(&mut self, job: Job) -> Result<Reply> {
         match job {
             Job::LoadModel { name, directory, dtype } => self.load(name, &directory, dtype),
-            Job::ForwardBackward { arrays, loss, anchor } => self.forward_backward(&arrays, &loss, anchor.as_deref()),
+            Job::ForwardBackward { arrays, objective, anchor } => {
+                self.forward_backward(&arrays, objective, anchor.as_deref())
+            }
+            Job::AddImportance { arrays, objective, anchor, into, of } => {
+                self.add_importance(&arrays, objective, anchor.as_deref(), &into, of)
+            }
             Job::OptimizerStep(options) => self.optimizer_step(&options),
             Job::Logprobs { model, arrays, temperature } => self.logprobs(&model, &arrays, temperature),
+            Job::TopLogprobs { model, arrays, temperature, k } => self.top_logprobs(&model, &arrays, temperature, k),
             Job::WeightOp(op) => self.weight_op(op),
-            Job::Save { directory } => self.save(&directory),
-            Job::SaveState { file } => self.save_state(&file),
+            Job::Digest => self.digest(),
+            Job::Save { directory, adapter_of } => self.save(&directory, adapter_of.as_deref()),
+            Job::SaveState { file, models } => self.save_state(&file, &models),
             Job::LoadState { file } => self.load_state(&file),
             Job::Sample(_) => Err(Error::BadArgument("a sample is admitted, not performed".into())),
         }
@@ -321,11 +328,11 @@ impl Scheduler {
         self.models.insert(name, Loaded { model, cache });
     }
 
-    fn forward_backward(&mut self, arrays: &Arrays, loss: &Loss, anchor: Option<&str>) -> Result<Reply> {
+    fn forward_backward(&mut self, arrays: &Arrays, objective: Objective, anchor: Option<&str>) -> Result<Reply> {
         let policy = &find(&self.models, POLICY)?.model;
         let anchor = anchor.map(|name| find(&self.models, name)).transpose()?.map(|loaded| &loaded.model);
         let trainer = trainer_of(&mut self.trainer, policy, &self.options)?;
-        let report = trainer.forward_backward(policy, anchor, &arrays.batch(), loss)?;
+        let report = trainer.forward_backward(policy, anchor, &arrays.batch()?, objective)?;
         Ok(told(json!({
             "loss": report.loss,
             "loss_tokens": report.loss_tokens,
@@ -336,6 +343,21 @@ impl Scheduler {
             "logprob_diff_max": report.logprob_diff_max,
             "computed_tokens": report.computed_tokens,
         })))
+    }
+
+    fn add_importance(
+        &mut self,
+        arrays: &Arrays,
+        objective: Objective,
+        anchor: Option<&str>,
+        into: &str,
+        of: Magnitude,
+    ) -> Result<Reply> {
+        let policy = &find(&self.models, POLICY)?.model;
+        let anchor = anchor.map(|name| find(&self.models, name)).transpose()?.map(|loaded| &loaded.model);
+        let trainer = trainer_of(&mut self.trainer, policy, &self.options)?;
+        trainer.add_importance(policy, anchor, &arrays.batch()?, objective, into, of)?;
+        Ok(Reply::default())
     }
 
     fn optimizer_step(&mut self, options: &AdamW) -> Result<Reply> {
@@ -353,13 +375,14 @@ impl Scheduler {
         Ok(Reply { values: found.iter().map(|distribution| distribution.logprob).collect(), ..Reply::default() })
     }
 
+    fn top_logprobs(&self, model: &str, arrays: &Arrays, temperature: f32, k: usize) -> Result<Reply> {
+        let model = &find(&self.models, model)?.model;
+        let (tokens, values) = train::top_logprobs(model, &arrays.tokens_n, &arrays.offsets, temperature, k)?;
+        Ok(Reply { tokens, values, ..Reply::default() })
+    }
+
     fn weight_op(&mut self, op: WeightOp) -> Result<Reply> {
-        match op {
-            WeightOp::ResetOptimizer => {
-                if let Some(trainer) = &mut self.trainer {
-                    trainer.reset()?;
-                }
-            }
+        let value = match op {
             WeightOp::Snapshot { name } | WeightOp::Drop { name } if name == POLICY => {
                 return Err(Error::BadArgument("weight_op: the name policy is the policy's".into()));
             }
@@ -367,36 +390,74 @@ impl Scheduler {
                 let snapshot = find(&self.models, POLICY)?.model.snapshot()?;
                 let text = self.text(POLICY)?;
                 self.put(name, snapshot, text);
+                0.0
             }
             WeightOp::Drop { name } => {
-                find(&self.models, &name)?;
-                self.make_stale(&name);
-                self.lock_texts().remove(&name);
-                self.models.remove(&name);
+                self.drop_named(&name)?;
+                0.0
             }
-        }
-        Ok(told(json!({ "value": 0.0 })))
+            op => {
+                let policy = &mut self.models.get_mut(POLICY).ok_or_else(|| no_model(POLICY))?.model;
+                let value = trainer_of(&mut self.trainer, policy, &self.options)?.operate(policy, &op)?;
+                if op.moves_weights() {
+                    self.make_stale(POLICY);
+                }
+                value
+            }
+        };
+        Ok(told(json!({ "value": value })))
     }
 
-    fn save(&self, directory: &Path) -> Result<Reply> {
+    /// A frozen model, or a vector.
+    fn drop_named(&mut self, name: &str) -> Result<()> {
+        if self.models.contains_key(name) {
+            self.make_stale(name);
+            self.lock_texts().remove(name);
+            self.models.remove(name);
+            return Ok(());
+        }
+        match self.trainer.as_mut().is_some_and(|trainer| trainer.drop_vector(name)) {
+            true => Ok(()),
+            false => Err(Error::BadArgument(format!("neither a model nor a vector is named {name}"))),
+        }
+    }
+
+    fn digest(&mut self) -> Result<Reply> {
+        let policy = &find(&self.models, POLICY)?.model;
+        let text = trainer_of(&mut self.trainer, policy, &self.options)?.digest(policy)?;
+        Ok(Reply { text, ..Reply::default() })
+    }
+
+    fn save(&self, directory: &Path, adapter_of: Option<&str>) -> Result<Reply> {
         let policy = &find(&self.models, POLICY)?.model;
         make_directory(directory)?;
-        policy.save(directory)?;
+        match adapter_of {
+            Some(base) => policy.save_adapter(directory, base)?,
+            None => policy.save(directory)?,
+        }
         self.text(POLICY)?.save(directory)?;
         Ok(Reply::default())
     }
 
-    fn save_state(&mut self, file: &Path) -> Result<Reply> {
+    fn save_state(&mut self, file: &Path, models: &[String]) -> Result<Reply> {
         let policy = &find(&self.models, POLICY)?.model;
+        let models = models
+            .iter()
+            .map(|name| Ok((name.as_str(), &find(&self.models, name)?.model)))
+            .collect::<Result<Vec<_>>>()?;
         file.parent().map_or(Ok(()), make_directory)?;
-        trainer_of(&mut self.trainer, policy, &self.options)?.save_state(policy, file)?;
+        trainer_of(&mut self.trainer, policy, &self.options)?.save_state(policy, &models, file)?;
         Ok(Reply::default())
     }
 
     fn load_state(&mut self, file: &Path) -> Result<Reply> {
         let policy = &mut self.models.get_mut(POLICY).ok_or_else(|| no_model(POLICY))?.model;
-        trainer_of(&mut self.trainer, policy, &self.options)?.load_state(policy, file)?;
+        let models = trainer_of(&mut self.trainer, policy, &self.options)?.load_state(policy, file)?;
         self.make_stale(POLICY);
+        let text = self.text(POLICY)?;
+        for (name, model) in models {
+            self.put(name, model, text.clone());
+        }
         Ok(Reply::default())
     }
 
