@@ -2,7 +2,7 @@
  * Some of tau2's tasks count natural-language assertions, which only a judge model can check. What becomes of them is a
  * variant of the benchmark: scores of different variants are not comparable.
  */
-import { isScorable } from "../tau2/evaluator.ts";
+import { needsJudge } from "../tau2/evaluator.ts";
 import type { Task } from "../tau2/types.ts";
 
 /** judge: asked; exclude: tasks that need one are left out; drop: the assertions are struck from every reward. */
@@ -17,7 +17,7 @@ export interface Usable {
 
 export function usableTasks(tasks: readonly Task[], variant: NlAssertions): Usable {
   const changed = variant === "drop" ? tasks.map(withoutNlAssertions) : tasks;
-  const isUsable = { judge: () => true, exclude: isScorable, drop: hasBasis }[variant];
+  const isUsable = { judge: () => true, exclude: (task: Task) => !needsJudge(task), drop: hasBasis }[variant];
   const { usable = [], excluded = [] } = Object.groupBy(changed, (task) => (isUsable(task) ? "usable" : "excluded"));
   return { tasks: usable, excluded: excluded.map((task) => task.id) };
 }

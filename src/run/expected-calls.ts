@@ -60,10 +60,13 @@ const TOKENS_OF_JUDGE = { input: 6000, output: 250 };
 
 /** Nothing where nobody is paid. */
 export function expectedCalls(
-  { user, judge, nl_assertions, max_steps, solo_mode }: Pick<
-    RunConfig,
-    "user" | "judge" | "nl_assertions" | "max_steps" | "solo_mode"
-  >,
+  {
+    user,
+    judge,
+    nl_assertions,
+    max_steps,
+    solo_mode,
+  }: Pick<RunConfig, "user" | "judge" | "nl_assertions" | "max_steps" | "solo_mode">,
   rollouts: ExpectedRollouts,
 ): string[] {
   const conversations = rollouts.train + rollouts.eval;

@@ -53,9 +53,6 @@ function countsNl({ reward_basis }: EvaluationCriteria, type: EvaluationType): b
   return type === "all" ? reward_basis.includes("NL_ASSERTION") : type.includes("nl_assertions");
 }
 
-/** Whether `evaluate` can score the task without a judge. */
-export const isScorable = (task: Task): boolean => !needsJudge(task);
-
 /** Only conversations that a participant brought to an end are compared with the task's goal; all others earn 0. */
 export function isScored(termination: TerminationReason): boolean {
   return termination === "user_stop" || termination === "agent_stop";
