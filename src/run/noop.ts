@@ -7,7 +7,7 @@ import { BASELINES, type Baseline, type DomainBaselines, domainBaselines } from 
 import { PASS_REWARD_MIN } from "../metrics/names.ts";
 import { GREETING } from "../tau2/agent.ts";
 import { prepareEnvironment } from "../tau2/environment.ts";
-import { evaluate, isScorable, taskWrites } from "../tau2/evaluator.ts";
+import { evaluate, needsJudge, taskWrites } from "../tau2/evaluator.ts";
 import { PythonError } from "../tau2/python.ts";
 import type { Domain, Message, ParticipantMessage, Task, ToolCall } from "../tau2/types.ts";
 
@@ -31,7 +31,7 @@ const cache = new WeakMap<Domain, WeakMap<Task, Rewards>>();
 
 /** null: only a judge model can score the task. */
 function rewardsOf(domain: Domain, task: Task): Rewards | null {
-  if (!isScorable(task)) return null;
+  if (needsJudge(task)) return null;
   const ofDomain = cache.get(domain) ?? new WeakMap<Task, Rewards>();
   cache.set(domain, ofDomain);
   const known = ofDomain.get(task);

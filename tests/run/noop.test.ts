@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { splitDomain } from "../../src/curriculum/split.ts";
 import { baselinesOf, solvedByNothing } from "../../src/run/noop.ts";
 import { knownDomains, loadDomain } from "../../src/tau2/domains/index.ts";
-import { isScorable, taskWrites } from "../../src/tau2/evaluator.ts";
+import { needsJudge, taskWrites } from "../../src/tau2/evaluator.ts";
 import type { Domain, Task } from "../../src/tau2/types.ts";
 import { lampDomain } from "../support/lamp-domain.ts";
 import { SHARED } from "../support/shared.ts";
@@ -38,7 +38,7 @@ function asksForNothing(domain: Domain, { evaluation_criteria, ...task }: Task):
 describe.each(fromData)("%s", (name) => {
   const domain = loadDomain(name, { tau2_data_dir: DATA, train_split: 0.8 } as Parameters<typeof loadDomain>[1]);
   // What an assertion finds before anything happened cannot be told without running it.
-  const tasks = domain.tasks.filter((task) => isScorable(task) && !task.evaluation_criteria?.env_assertions?.length);
+  const tasks = domain.tasks.filter((task) => !needsJudge(task) && !task.evaluation_criteria?.env_assertions?.length);
 
   test("doing nothing solves the tasks that ask for nothing, and no others", () => {
     const ids = (those: readonly Task[]) => those.map(({ id }) => id);
