@@ -368,7 +368,11 @@ function jsonFloat(value: number): string {
 }
 
 function keysIn(object: ExactObject, options: DumpOptions): readonly string[] {
-  if (!options.sorted) return keysOf(object);
+  return options.sorted ? sortedKeys(object) : keysOf(object);
+}
+
+/** The keys by code point, as `sort_keys=True`. */
+export function sortedKeys(object: ExactObject): string[] {
   const keys = Object.keys(object);
   return keys.some((key) => SURROGATES.test(key)) ? keys.sort(compareCodePoints) : keys.sort();
 }

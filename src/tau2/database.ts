@@ -11,9 +11,13 @@ import {
   type ExactObject,
   type ExactValue,
   entriesOf,
+  Float,
+  isArray,
   isObject,
   objectOf,
+  sortedKeys,
 } from "../base/exact.ts";
+import { PythonError } from "./python.ts";
 
 /** One hashable piece of an image: its place in the image's canonical text, in bytes. */
 interface Span {
@@ -48,10 +52,11 @@ export class DatabaseImage {
   readonly knownDigests = new Map<string, string>();
   #layout: Layout | undefined;
 
-  /** `tables` names the root fields that are dicts of entities; the others are replaced as a whole. */
+  /** `tables` are the root fields that are dicts of entities, the others are replaced as a whole; `name` is the root's class. */
   constructor(
     readonly root: ExactObject,
     tables: readonly string[],
+    readonly name = "DB",
   ) {
     this.tables = new Map(
       tables.map((name) => [name, new Map(entriesOf(root[name] as ExactObject) as [string, ExactObject][])]),
@@ -72,7 +77,7 @@ function layOut(image: DatabaseImage): Layout {
     parts.push(text);
     length += text.length; // the text is ASCII: units are bytes
   };
-  const fields = sortedKeysOf(image.root).map((name, i) => {
+  const fields = sortedKeys(image.root).map((name, i) => {
     write(`${i === 0 ? "{" : ", "}`);
     const start = length;
     write(`${dumps(name)}: `);
@@ -115,21 +120,30 @@ function checkpointsOf(bytes: Uint8Array): { checkpoints: Bun.CryptoHasher[]; di
   return { checkpoints, digest: hasher.digest("hex") };
 }
 
-const sortedKeysOf = (object: ExactObject): readonly string[] => Object.keys(object).sort(compareCodePoints);
 const entryText = (key: string, entity: ExactValue): string => `${dumps(key)}: ${canonicalText(entity)}`;
 
-/** Entities never change, so their text is computed once. */
+/** Entities never change, so their text is made once; a changed one shares the unchanged parts with its predecessor. */
 const canonicalTexts = new WeakMap<object, string>();
 
 /** The JSON text with sorted keys that hashes are taken of. */
 export function canonicalText(value: ExactValue): string {
   if (typeof value !== "object" || value === null) return dumps(value);
+  if (value instanceof Float) return dumps(value);
   let text = canonicalTexts.get(value);
   if (text === undefined) {
-    text = dumps(value, { sorted: true });
+    text = isArray(value) ? `[${value.map(canonicalText).join(", ")}]` : objectText(value);
     canonicalTexts.set(value, text);
   }
   return text;
+}
+
+function objectText(object: ExactObject): string {
+  let text = "{";
+  for (const key of sortedKeys(object)) {
+    if (text.length > 1) text += ", ";
+    text += `${dumps(key)}: ${canonicalText(object[key] as ExactValue)}`;
+  }
+  return `${text}}`;
 }
 
 /** A dict of entities of one environment: the image's, with its own changes over them. */
@@ -200,16 +214,24 @@ export class Database {
     let table = this.#tables.get(name);
     if (table === undefined) {
       const base = this.image.tables.get(name);
-      if (base === undefined) throw new Error(`the database has no table ${name}`);
+      if (base === undefined) throw this.#lacks(name);
       table = new Table(base, () => this.#changed());
       this.#tables.set(name, table);
     }
     return table as unknown as Table<E>;
   }
 
+  /** Initialization data can put one side's database in the place of the other's (SPEC section 4a). */
+  #lacks(name: string): PythonError {
+    return new PythonError("AttributeError", `'${this.image.name}' object has no attribute '${name}'`);
+  }
+
   /** A root field that is no table. */
   value(name: string): ExactValue {
-    return (this.#values.has(name) ? this.#values.get(name) : this.image.root[name]) as ExactValue;
+    const own = this.#values.get(name);
+    const value = own === undefined ? this.image.root[name] : own;
+    if (value === undefined) throw this.#lacks(name);
+    return value;
   }
 
   setValue(name: string, value: ExactValue): void {
@@ -235,7 +257,8 @@ export class Database {
 
   /** The same changes give the same state, and the rollouts of a task make the same ones again and again. */
   #changedHash(): string {
-    const { knownDigests } = this.image;
+    const { knownDigests, layout } = this.image;
+    if (layout.bytes.length < CHECKPOINT_BYTES) return this.#computeHash();
     const changes = this.#changesDigest();
     const digest = knownDigests.get(changes) ?? this.#computeHash();
     knownDigests.set(changes, digest);

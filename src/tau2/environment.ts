@@ -57,7 +57,7 @@ export function side<S>(toolkit: Toolkit<S>, data: ExactObject): Side {
 }
 
 function imageOf<S>({ model, tables }: Toolkit<S>, data: ExactObject): DatabaseImage {
-  return new DatabaseImage(parseModel(model, data), tables);
+  return new DatabaseImage(parseModel(model, data), tables, model.name);
 }
 
 export interface EnvironmentOptions {

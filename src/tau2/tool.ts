@@ -15,7 +15,7 @@ import {
   pythonStr,
 } from "../base/exact.ts";
 import { type Field, type FieldType, objectSchema } from "./model.ts";
-import { typeError } from "./python.ts";
+import { type PythonError, typeError } from "./python.ts";
 import type { ToolKind, ToolSchema } from "./types.ts";
 
 /** A model instance in a result: its numbers stay numbers, where those of plain containers become strings (SPEC section 2.3). */
@@ -90,21 +90,30 @@ export function toolsDescription<S>(tools: readonly Tool<S>[]): string {
 }
 
 /** Binds arguments as Python binds keyword arguments; `owner` is the class whose method this is. */
-export function bindArguments<S>(owner: string, { name, parameters }: Tool<S>, args: ExactObject): BoundArguments {
+export function bindArguments<S>(owner: string, tool: Tool<S>, args: ExactObject): BoundArguments {
+  const bound: Record<string, ExactValue> = {};
+  let taken = 0;
+  for (const key in tool.parameters) {
+    const isGiven = Object.hasOwn(args, key);
+    const value = isGiven ? args[key] : tool.parameters[key]?.default;
+    if (value === undefined) throw bindingError(owner, tool, args);
+    bound[key] = value;
+    if (isGiven) taken++;
+  }
+  if (taken < Object.keys(args).length) throw bindingError(owner, tool, args);
+  return bound;
+}
+
+/** What is wrong with the arguments; unknown ones are told before missing ones. */
+function bindingError<S>(owner: string, { name, parameters }: Tool<S>, args: ExactObject): PythonError {
   const call = `${owner}.${name}()`;
   const unknown = keysOf(args).find((key) => !Object.hasOwn(parameters, key));
-  if (unknown !== undefined) throw typeError(`${call} got an unexpected keyword argument '${unknown}'`);
+  if (unknown !== undefined) return typeError(`${call} got an unexpected keyword argument '${unknown}'`);
   const missing = Object.keys(parameters).filter(
     (key) => !Object.hasOwn(args, key) && parameters[key]?.default === undefined,
   );
-  if (missing.length > 0) {
-    throw typeError(
-      `${call} missing ${missing.length} required positional argument${missing.length === 1 ? "" : "s"}: ${enumeration(missing)}`,
-    );
-  }
-  return Object.fromEntries(
-    Object.entries(parameters).map(([key, field]) => [key, Object.hasOwn(args, key) ? args[key] : field.default]),
-  ) as BoundArguments;
+  const plural = missing.length === 1 ? "" : "s";
+  return typeError(`${call} missing ${missing.length} required positional argument${plural}: ${enumeration(missing)}`);
 }
 
 function enumeration(names: readonly string[]): string {

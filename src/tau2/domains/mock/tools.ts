@@ -1,9 +1,9 @@
 /** The tools of the mock domain (SPEC section 15), for agent and user, and the functions that its tasks call. */
 import { type ExactObject, type ExactValue, pythonEquals, pythonStr } from "../../../base/exact.ts";
-import type { Database, Table } from "../../database.ts";
+import type { Table } from "../../database.ts";
 import type { Toolkit } from "../../environment.ts";
 import { parseModel, str } from "../../model.ts";
-import { dictKey, PythonError, valueError } from "../../python.ts";
+import { dictKey, valueError } from "../../python.ts";
 import { type BoundArguments, ModelResult, parameter, type Tool, taskFunction, tool } from "../../tool.ts";
 import type { MockTask, MockUser, Notification } from "./model.ts";
 import * as models from "./model.ts";
@@ -17,17 +17,6 @@ interface Tracker {
 /** The user's view of theirs. */
 interface Inbox {
   readonly notifications: Table<Notification>;
-}
-
-/**
- * Tables are looked up when they are used: initialization data puts one side's database in the place of the other's
- * (SPEC section 4), where they are missing.
- */
-function tableOf<E extends ExactObject>(database: Database, name: string): Table<E> {
-  const { tables } = database.image;
-  if (tables.has(name)) return database.table(name);
-  const { name: type } = tables.has("notifications") ? models.mockUserDb : models.mockDb;
-  throw new PythonError("AttributeError", `'${type}' object has no attribute '${name}'`);
 }
 
 function found<E extends ExactObject>(table: Table<E>, key: ExactValue, kind: string): E {
@@ -152,12 +141,13 @@ export const mockToolkit: Toolkit<Tracker> = {
   className: "MockTools",
   tools: agentTools,
   functions: agentFunctions,
+  // Looked up when used: initialization data may have put the user's database here, which has no such tables.
   view: (database) => ({
     get tasks() {
-      return tableOf<MockTask>(database, "tasks");
+      return database.table<MockTask>("tasks");
     },
     get users() {
-      return tableOf<MockUser>(database, "users");
+      return database.table<MockUser>("users");
     },
   }),
   model: models.mockDb,
@@ -170,7 +160,7 @@ export const mockUserToolkit: Toolkit<Inbox> = {
   functions: userFunctions,
   view: (database) => ({
     get notifications() {
-      return tableOf<Notification>(database, "notifications");
+      return database.table<Notification>("notifications");
     },
   }),
   model: models.mockUserDb,

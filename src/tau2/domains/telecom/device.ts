@@ -1,5 +1,5 @@
 /** How the user's phone behaves (SPEC section 14.2): its network, its speed, whether it can send MMS, what its status bar shows. */
-import { type ExactValue, isObject, pythonStr, roundTwoDecimals } from "../../../base/exact.ts";
+import { type ExactObject, type ExactValue, isObject, pythonStr, roundTwoDecimals } from "../../../base/exact.ts";
 import type { Database } from "../../database.ts";
 import { dictKey, isTruthy, noAttribute } from "../../python.ts";
 import type { Apn, App, Phone, Surroundings, VpnDetails } from "./phone.ts";
@@ -27,10 +27,9 @@ function change(
   name: "device" | "surroundings",
   fields: Partial<Phone> | Partial<Surroundings>,
 ): void {
-  const old = database.value(name) as Readonly<Record<string, ExactValue>>;
-  const entries = Object.entries(fields) as [string, ExactValue][];
-  if (entries.some(([key, value]) => old[key] !== value))
-    database.setValue(name, { ...old, ...(fields as Readonly<Record<string, ExactValue>>) });
+  const old = database.value(name) as ExactObject;
+  const wanted = fields as unknown as ExactObject;
+  if (Object.keys(wanted).some((key) => old[key] !== wanted[key])) database.setValue(name, { ...old, ...wanted });
 }
 
 /** The APN settings, of which an attribute is read or written: whatever a call has put in their place has none. */
