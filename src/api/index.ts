@@ -9,9 +9,11 @@ export {
   type ExperienceContext,
   type MethodOp,
   type MethodState,
-  NO_PENALTY,
-  type Penalty,
+  type OpReport,
+  type Plan,
   type StepContext,
+  type StepEndContext,
+  type UpdateContext,
 } from "../cl/method.ts";
 export type { Trajectory } from "../cl/trajectory.ts";
 export type { RunConfig, RunConfigInput } from "../config/schema.ts";
@@ -23,7 +25,11 @@ export type { DomainScore } from "../metrics/score.ts";
 export type { Group, Rollout } from "../rollout/types.ts";
 export type { Evaluation } from "../run/evaluate.ts";
 export type { TrainResult } from "../run/train.ts";
-export { type DomainOptions, knownDomains, loadDomain } from "../tau2/domains/index.ts";
+export { type DomainSource, type DomainTool, Entities, State, ToolError } from "../tau2/domains/custom.ts";
+export { registerDomainDirectories } from "../tau2/domains/directory.ts";
+export { type DomainOptions, knownDomains, loadDomain, registerDomain } from "../tau2/domains/index.ts";
+export { bool, dict, float, int, list, literal, model, optional, record, str } from "../tau2/model.ts";
+export { parameter } from "../tau2/tool.ts";
 export type {
   Agent,
   Domain,

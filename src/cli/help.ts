@@ -12,6 +12,7 @@ const TOPICS: Readonly<Record<string, string>> = {
   optimizer: "Optimizer",
   evaluation: "Evaluation",
   cl: "Continual learning",
+  lora: "LoRA",
   sft: "Supervised warm start",
   output: "Output",
   user: "Simulated user",

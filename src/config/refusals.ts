@@ -22,22 +22,9 @@ const LATER: readonly {
     sentence: "several processes are not in this release; set it to 1",
   },
   {
-    option: "kl_anchor",
-    refused: (value) => value === "previous_task",
-    sentence: "the anchor previous_task is not in this release; use base",
-  },
-  {
     option: "loss_type",
     refused: oneOf("gspo", "cispo"),
     sentence: "gspo and cispo are not in this release; use grpo, dr_grpo, dapo or bnpo",
-  },
-  {
-    option: "cl_algorithm",
-    refused: oneOf(
-      ...["adaptive_replay", "ewc", "online_ewc", "ewc_pp", "progressive", "dynamic_expansion", "fusion"],
-      ...["adaptive_fusion", "si", "mas", "lwf", "a_gem", "der_pp", "o_lora", "joint"],
-    ),
-    sentence: "this method is not in this release; use sequential or replay, or write your own (CLAlgorithm)",
   },
 ];
 

@@ -71,6 +71,49 @@ const GENERAL_RULES: readonly Rule[] = [
   ),
 ];
 
+const REPLAYING = ["replay", "a_gem", "der_pp"];
+const OF_ADAPTERS = ["o_lora", "progressive", "dynamic_expansion"];
+
+/** What a method needs. */
+const METHOD_RULES: readonly Rule[] = [
+  rule(
+    "replay_ratio",
+    ({ cl_algorithm, replay_ratio }) =>
+      REPLAYING.includes(cl_algorithm) &&
+      replay_ratio === 0 &&
+      `must be above 0 with cl_algorithm ${cl_algorithm}; use cl_algorithm sequential for none`,
+  ),
+  rule(
+    "replay_ratio",
+    ({ cl_algorithm, replay_ratio }) =>
+      cl_algorithm === "adaptive_replay" &&
+      (replay_ratio < 0.1 || replay_ratio > 0.5) &&
+      `is where adaptive_replay starts, from 0.1 to 0.5; got ${replay_ratio}`,
+  ),
+  rule(
+    "replay_ratio",
+    ({ cl_algorithm, replay_ratio, replay_budget }) =>
+      (cl_algorithm === "replay" || cl_algorithm === "a_gem") &&
+      replay_budget === "replace" &&
+      replay_ratio === 1 &&
+      "1 leaves no task of the current domain; lower it, or set replay_budget to add",
+  ),
+  rule(
+    "lora_r",
+    ({ cl_algorithm, lora_r }) =>
+      OF_ADAPTERS.includes(cl_algorithm) &&
+      lora_r === 0 &&
+      `cl_algorithm ${cl_algorithm} trains LoRA adapters; set lora_r to their rank, such as 8`,
+  ),
+  rule(
+    "task_order",
+    ({ cl_algorithm, task_order }) =>
+      (cl_algorithm === "fusion" || cl_algorithm === "adaptive_fusion") &&
+      new Set(task_order).size < 2 &&
+      `cl_algorithm ${cl_algorithm} merges what several domains taught; name at least two`,
+  ),
+];
+
 const TRAINING_RULES: readonly Rule[] = [
   rule(
     "temperature",
@@ -84,21 +127,7 @@ const TRAINING_RULES: readonly Rule[] = [
     (config) => config.num_samples_per_prompt < 2 && "must be at least 2: advantages compare the rollouts of a task",
   ),
   rule("clip_range", ({ clip_range }) => clip_range >= 1 && `must be below 1, got ${clip_range}`),
-  rule(
-    "replay_ratio",
-    ({ cl_algorithm, replay_ratio }) =>
-      cl_algorithm === "replay" &&
-      replay_ratio === 0 &&
-      "must be above 0 with cl_algorithm replay; use cl_algorithm sequential for none",
-  ),
-  rule(
-    "replay_ratio",
-    ({ cl_algorithm, replay_ratio, replay_budget }) =>
-      cl_algorithm === "replay" &&
-      replay_budget === "replace" &&
-      replay_ratio === 1 &&
-      "1 leaves no task of the current domain; lower it, or set replay_budget to add",
-  ),
+  ...METHOD_RULES,
 ];
 
 const SFT_RULES: readonly Rule[] = [

@@ -28,6 +28,9 @@ const decay = (byDefault: number, description: string) =>
   v.optional(v.pipe(v.number(), v.minValue(0), v.ltValue(1), v.description(description)), byDefault);
 const maybe = <T extends v.GenericSchema>(schema: T) => v.optional(v.nullable(schema), null);
 
+/** Linear layers of a block, by the names that PEFT knows. */
+const LORA_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] as const;
+
 const model = {
   model_name_or_path: text(
     "Model directory, Hugging Face hub id (`Qwen/Qwen2.5-7B-Instruct`) or `builtin:quickstart`. Required.",
@@ -78,6 +81,13 @@ const sequence = {
 
 const tau2 = {
   tau2_data_dir: maybe(text("Directory of tau2-bench's data; null = the environment variable TAU2_DATA_DIR.")),
+  domain_dir: v.optional(
+    v.pipe(
+      v.array(v.pipe(v.string(), v.nonEmpty())),
+      v.description("Directories of domains of your own (policy.md, db.json, tasks.json, tools.ts)."),
+    ),
+    [],
+  ),
   max_steps: count(1, 200, "Steps of a conversation (messages), as in tau2-bench."),
   max_errors: count(1, 10, "Tool errors after which a conversation ends, as in tau2-bench."),
   solo_mode: flag(false, "The agent works alone, from the task's ticket and with the user's tools (telecom, mock)."),
@@ -121,7 +131,11 @@ const grpo = {
   clip_range: above(0, 0.2, "Clipping of the probability ratio, below 1."),
   clip_range_high: maybe(v.pipe(v.number(), v.gtValue(0), v.description("Clipping above 1; null = clip_range."))),
   kl_coef: atLeast(0, 0.1, "Weight of the KL divergence (k3) from the anchor."),
-  kl_anchor: choice(["base"], "base", "What the KL is measured against: `base`, the model before training."),
+  kl_anchor: choice(
+    ["base", "previous_task"],
+    "base",
+    "What the KL is measured against: the model before training, or the policy at the end of the previous domain.",
+  ),
   kl_ratio_correction: flag(
     false,
     "Multiply the KL by the probability ratio, as TRL does with several updates a batch.",
@@ -148,18 +162,97 @@ const evaluation = {
   eval_temperature: atLeast(0, 0.1, "Of the evaluation's rollouts; 0 = greedy."),
   eval_trials: count(1, 4, "Trials per task; gives pass^1 to pass^N."),
   eval_seed: count(0, 1234, "Random streams of the evaluation, the same for every row of the score matrix."),
+  eval_probe_tasks: count(
+    0,
+    4,
+    "With eval_interval: also evaluate each earlier domain on its first N evaluation tasks, once; 0 = not.",
+  ),
   eval_max_tasks: maybe(whole(1, "Evaluate on the first N tasks only; null = the whole split.")),
 };
 
 const cl = {
-  cl_algorithm: choice(["sequential", "replay"], "sequential", "Continual-learning method."),
-  replay_ratio: fraction(0.2, "Replayed tasks as a share of a step's tasks."),
+  cl_algorithm: choice(
+    [
+      "sequential",
+      "joint",
+      "replay",
+      "adaptive_replay",
+      "ewc",
+      "online_ewc",
+      "ewc_pp",
+      "si",
+      "mas",
+      "lwf",
+      "a_gem",
+      "der_pp",
+      "o_lora",
+      "progressive",
+      "dynamic_expansion",
+      "fusion",
+      "adaptive_fusion",
+    ],
+    "sequential",
+    "Continual-learning method.",
+  ),
+  replay_ratio: fraction(
+    0.2,
+    "Replayed tasks as a share of a step's tasks (adaptive_replay: at the start; der_pp: of its rollouts).",
+  ),
   replay_budget: choice(["replace", "add"], "replace", "Replayed tasks replace current ones, or come on top."),
-  replay_buffer_size: count(1, 1000, "Rollouts that are remembered."),
+  replay_buffer_size: count(1, 1000, "Rollouts of each domain that are remembered."),
   replay_strategy: choice(
     ["random", "high_reward", "recent", "balanced"],
     "random",
     "Which remembered tasks are replayed.",
+  ),
+  replay_mode: choice(
+    ["reroll", "stored"],
+    "reroll",
+    "Roll replayed tasks out again, or train on remembered rollouts with their recorded log-probabilities.",
+  ),
+  probe_interval: count(1, 10, "adaptive_replay: steps between probes of the earlier domains."),
+  ewc_lambda: atLeast(0, 100, "ewc, online_ewc, ewc_pp: λ of λ/2·Σ F(θ−θ*)²."),
+  ewc_gamma: fraction(0.9, "online_ewc: share of the old Fisher information that is kept."),
+  fisher_tasks: count(1, 32, "Training tasks that the Fisher information, or mas's importance, is measured on."),
+  ewc_pp_decay: fraction(0.9, "ewc_pp: share of the running Fisher information that is kept at each measurement."),
+  ewc_pp_interval: count(1, 10, "ewc_pp: steps between measurements."),
+  ewc_pp_tasks: count(1, 4, "ewc_pp: training tasks of a measurement."),
+  si_lambda: atLeast(0, 1, "si: λ of λ/2·Σ Ω(θ−θ*)²."),
+  si_damping: above(
+    0,
+    1e-3,
+    "si: added to the squared way of a weight, so that one that hardly moved is not important.",
+  ),
+  mas_lambda: atLeast(0, 1, "mas: λ of λ/2·Σ Ω(θ−θ*)²."),
+  lwf_alpha: atLeast(0, 1, "lwf: weight of the KL divergence from the previous policy."),
+  der_alpha: atLeast(0, 0.5, "der_pp: weight of the KL divergence from the stored distributions."),
+  der_beta: atLeast(0, 0.5, "der_pp: weight of the negative log-likelihood of stored successes."),
+  der_buffer_size: count(1, 256, "der_pp: sequences in the reservoir."),
+  o_lora_lambda: atLeast(0, 0.5, "o_lora: weight of the orthogonality penalty."),
+  fusion_merge: choice(
+    ["average", "reward_weighted", "task_arithmetic", "fisher", "ties", "dare"],
+    "average",
+    "fusion: how what the experiences changed is merged.",
+  ),
+  fusion_start: choice(
+    ["base", "merged"],
+    "base",
+    "fusion, adaptive_fusion: an experience starts at the model before training, or at the merged one.",
+  ),
+  fusion_scale: above(0, 1, "fusion: factor of the merged change, for task_arithmetic, ties and dare."),
+  ties_density: v.optional(
+    v.pipe(v.number(), v.gtValue(0), v.maxValue(1), v.description("fusion: share of entries that ties keeps.")),
+    0.2,
+  ),
+  dare_drop_rate: decay(0.5, "fusion: share of entries that dare drops."),
+};
+
+const lora = {
+  lora_r: count(0, 0, "Rank of the LoRA adapters; 0 = all weights are trained."),
+  lora_alpha: above(0, 16, "An adapter's B·A is multiplied by lora_alpha / lora_r."),
+  lora_target_modules: v.optional(
+    v.pipe(v.array(v.picklist(LORA_MODULES)), v.minLength(1), v.description("Projections that get an adapter.")),
+    [...LORA_MODULES],
   ),
 };
 
@@ -236,7 +329,19 @@ const judge = v.optional(
 );
 
 /** The knobs by topic, in the order of the option table. */
-export const SECTIONS = { model, sequence, tau2, sampling, grpo, optimizer, evaluation, cl, sft, output } as const;
+export const SECTIONS = {
+  model,
+  sequence,
+  tau2,
+  sampling,
+  grpo,
+  optimizer,
+  evaluation,
+  cl,
+  lora,
+  sft,
+  output,
+} as const;
 
 export const RunConfigSchema = v.strictObject({
   ...model,
@@ -247,6 +352,7 @@ export const RunConfigSchema = v.strictObject({
   ...optimizer,
   ...evaluation,
   ...cl,
+  ...lora,
   ...sft,
   ...output,
   user,

@@ -7,6 +7,7 @@
 /** Of one training step. */
 export const TRAIN_METRICS = {
   "train/loss": "Loss of the step: policy term plus kl_coef times KL.",
+  "train/penalty": "What the method added to the loss (EWC's quadratic, a distillation, …); null: nothing.",
   "train/kl": "KL (k3) to the anchor, mean over tokens in the loss; 0 when not measured.",
   "train/entropy": "Entropy of the policy, mean over tokens in the loss.",
   "train/grad_norm": "Global gradient norm before clipping; null when it was not finite.",

@@ -31,6 +31,18 @@ export interface EvalRow extends Place {
   readonly score: DomainScore;
 }
 
+/** Between steps: earlier domains on a few of their evaluation tasks, one trial each. */
+export interface ProbeRow {
+  readonly kind: "probe";
+  readonly task_idx: number;
+  /** The step that it came after. */
+  readonly step: number;
+  /** Tasks of each domain, at most. */
+  readonly n_tasks: number;
+  /** Domain → mean reward. */
+  readonly rewards: Readonly<Record<string, number>>;
+}
+
 export interface ScoresRow {
   readonly kind: "scores";
   /** -1: before training. */
@@ -45,7 +57,7 @@ export interface TransferRow extends Place, Readonly<Record<TransferMetric, numb
   readonly kind: "transfer";
 }
 
-export type MetricsRow = BaselinesRow | TrainRow | EvalRow | ScoresRow | TransferRow;
+export type MetricsRow = BaselinesRow | TrainRow | EvalRow | ProbeRow | ScoresRow | TransferRow;
 
 /** The seed's shape: `task_N/train`, `task_N/eval`, `transfer`, and our `score_matrix` and `baselines`. */
 export function seedShape(rows: readonly MetricsRow[]): Record<string, unknown[]> {
@@ -69,6 +81,10 @@ function entryOf(row: MetricsRow): [string, unknown] {
     case "eval": {
       const { task_idx, domain, step, score } = row;
       return [`task_${task_idx}/eval`, { task_idx, domain, step, ...score }];
+    }
+    case "probe": {
+      const { kind: _, ...probe } = row;
+      return [`task_${row.task_idx}/probe`, probe];
     }
     case "scores": {
       const { task_idx, domain, scores } = row;

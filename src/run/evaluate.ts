@@ -25,6 +25,10 @@ export interface EvaluateOptions {
   readonly config: RunConfig;
   /** Optimizer updates so far. */
   readonly policy_version: number;
+  /** Called before the rollouts of a domain. */
+  readonly enter?: (domain: string) => Promise<void>;
+  /** Of each task; absent: `eval_trials`. */
+  readonly trials?: number;
   /** Where the distance from the base model is wanted, too. */
   readonly drift?: { readonly policy: Policy; readonly base: ModelName } | null;
 }
@@ -52,9 +56,14 @@ export interface DomainEvaluation {
 
 export async function evaluateDomain(split: DomainSplit, options: EvaluateOptions): Promise<DomainEvaluation> {
   const { domain, test, contaminated, nl_assertions, excluded } = split;
-  const { config, policy_version, drift = null } = options;
+  const { config, policy_version, drift = null, trials = config.eval_trials } = options;
+  await options.enter?.(domain.name);
   const planned = test.map((task) => ({ domain, task, replayed: false }));
-  const groups = await options.rollouts.evaluate(planned, { label: `evaluating ${domain.name}`, policy_version });
+  const groups = await options.rollouts.evaluate(planned, {
+    label: `evaluating ${domain.name}`,
+    policy_version,
+    trials,
+  });
   const kl_drift = drift === null ? null : await klDrift(drift.policy, drift.base, groups);
   const rng = resampleStream(config.eval_seed, domain.name);
   return {

@@ -11,6 +11,7 @@ import { openEngine } from "../core/engine.ts";
 import type { Policy } from "../core/policy.ts";
 import { distinct } from "../curriculum/experience.ts";
 import { tasksOfSplit } from "../curriculum/split.ts";
+import { registerDomainDirectories } from "../tau2/domains/directory.ts";
 import { loadDomain } from "../tau2/domains/index.ts";
 import type { Domain } from "../tau2/types.ts";
 import { checkContextLimit } from "./context.ts";
@@ -68,11 +69,10 @@ async function openResume(config: RunConfig): Promise<Checkpoint | null> {
   return resume;
 }
 
-export function loadDomains(config: RunConfig): Promise<Domain[]> {
+export async function loadDomains(config: RunConfig): Promise<Domain[]> {
   const { tau2_data_dir, train_split, solo_mode } = config;
-  return Promise.all(
-    distinct(config.task_order).map(async (name) => loadDomain(name, { tau2_data_dir, train_split, solo_mode })),
-  );
+  await registerDomainDirectories(config.domain_dir);
+  return distinct(config.task_order).map((name) => loadDomain(name, { tau2_data_dir, train_split, solo_mode }));
 }
 
 export function resolveModel(name: string, { revision }: RunConfig, { env, signal, reporter }: Edge): Promise<string> {

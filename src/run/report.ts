@@ -1,9 +1,13 @@
 /** What a run says to a person: one function a text, and the door through which texts go. */
 import type { Experience } from "../curriculum/experience.ts";
 import type { DomainSplit } from "../curriculum/split.ts";
-import type { BaselineScore, DomainBaselines } from "../metrics/baselines.ts";
+import { baselineGroups, type DomainBaselines } from "../metrics/baselines.ts";
+import type { EstimateMetric } from "../metrics/names.ts";
+import { powerSentence } from "../metrics/power.ts";
 import type { ScoresRow, TrainRow, TransferRow } from "../metrics/rows.ts";
 import type { DomainScore } from "../metrics/score.ts";
+import { fixed, interval, signed, table } from "../metrics/text.ts";
+import { timeLines } from "./time-report.ts";
 
 export interface Reporter {
   /** A line, or several. */
@@ -65,6 +69,10 @@ export function stepLine(row: TrainRow): string {
   return `Task ${row.task_idx}, Step ${row.step}: ${shown.join(", ")}`;
 }
 
+/** Earlier domains between steps. */
+export const probeLine = (step: number, rewards: readonly (readonly [string, number])[]): string =>
+  `Probe of earlier domains after step ${step}: ${rewards.map(([domain, reward]) => `${domain} ${reward.toFixed(4)}`).join(", ")}`;
+
 /** null where every group varies. */
 export function tiedLine(row: TrainRow): string | null {
   const tied = (row["rollout/groups_tied"] ?? 0) + (row["rollout/replay_groups_tied"] ?? 0);
@@ -73,6 +81,10 @@ export function tiedLine(row: TrainRow): string | null {
 }
 
 export const warning = (text: string): string => `Warning: ${text}`;
+
+/** What the evaluation can show, before it costs anything. */
+export const powerLines = (splits: readonly DomainSplit[], trials: number): string[] =>
+  splits.map(({ domain, test }) => `Power: ${domain.name}, ${powerSentence({ tasks: test.length, trials })}`);
 
 /** How many names of a long list are shown. */
 const NAMES_MAX = 5;
@@ -140,23 +152,6 @@ function baselineCells(baselines: DomainBaselines | undefined): string[][] {
   ]);
 }
 
-export interface BaselineGroup {
-  readonly agents: readonly string[];
-  readonly score: BaselineScore;
-}
-
-/** Agents with equal means, together. */
-export function baselineGroups(baselines: DomainBaselines | undefined): BaselineGroup[] {
-  const scored = Object.entries(baselines?.agents ?? {}).flatMap(([agent, score]) =>
-    score === null ? [] : [{ agent, score }],
-  );
-  const equal = Map.groupBy(scored, ({ score: { rewards: _, ...means } }) => JSON.stringify(means));
-  return [...equal.values()].map((those) => ({
-    agents: those.map(({ agent }) => agent),
-    score: (those[0] as (typeof those)[number]).score,
-  }));
-}
-
 /** Said where it matters: a variant other than the usual one, or tasks that are left out. */
 const variantNote = (scores: Readonly<Record<string, DomainScore>>): string[] =>
   Object.entries(scores)
@@ -169,7 +164,7 @@ const variantNote = (scores: Readonly<Record<string, DomainScore>>): string[] =>
 export interface SummaryFacts {
   readonly scores: readonly ScoresRow[];
   readonly transfer: TransferRow | null;
-  /** Phase → milliseconds of this session. */
+  /** Phase → milliseconds of this session; `rollout/decode` is a part of `rollout`. */
   readonly phases: ReadonlyMap<string, number>;
   /** What paid models were asked and have cost. */
   readonly spending: readonly string[];
@@ -184,7 +179,7 @@ export function closingSummary({ scores, transfer, phases, spending, files }: Su
     ...contaminationNote(scores.at(-1)?.scores ?? {}),
     "",
     ...transferLines(transfer),
-    `Time: ${[...phases].map(([phase, ms]) => `${phase} ${(ms / 1000).toFixed(1)} s`).join(", ")}`,
+    ...timeLines(phases),
     ...spending,
     "Files:",
     ...files.map((file) => `  ${file}`),
@@ -206,12 +201,14 @@ function scoreMatrixTable(rows: readonly ScoresRow[]): string[] {
 
 function transferLines(row: TransferRow | null): string[] {
   if (row === null) return [];
-  const bwt =
-    row["cl/bwt"] === null
-      ? "BWT: none (one domain)"
-      : `BWT: ${signed(row["cl/bwt"])} [${signed(row["cl/bwt_low"])}, ${signed(row["cl/bwt_high"])}]`;
+  const shown = (label: string, name: EstimateMetric, text = signed) => {
+    const [value, low, high] = [row[name], row[`${name}_low`], row[`${name}_high`]];
+    return `${label}: ${text(value)}${value === null ? "" : ` [${text(low)}, ${text(high)}]`}`;
+  };
+  const bwt = row["cl/bwt"] === null ? "BWT: none (one domain)" : shown("BWT", "cl/bwt");
   return [
-    `${bwt}, FWT: ${signed(row["cl/fwt"])}, forgetting: ${signed(row["cl/forgetting"])}, ACC: ${fixed(row["cl/acc"])}`,
+    `${bwt}, ${shown("FWT", "cl/fwt")}, ${shown("forgetting", "cl/forgetting")}`,
+    `${shown("ACC", "cl/acc", fixed)}, ${shown("learning accuracy", "cl/learning_accuracy", fixed)}`,
   ];
 }
 
@@ -223,16 +220,6 @@ const contaminationNote = (scores: Readonly<Record<string, DomainScore>>): strin
 const contaminatedDomains = (scores: Readonly<Record<string, DomainScore>>): string[] =>
   Object.entries(scores).flatMap(([domain, score]) => (score.contaminated ? [domain] : []));
 
-/** Columns as wide as their widest cell, two spaces apart. */
-function table(rows: readonly (readonly string[])[]): string[] {
-  const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => (row[column] ?? "").length)));
-  return rows.map((row) => `  ${row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ")}`.trimEnd());
-}
-
-const fixed = (value: number | null): string => (value === null ? "n/a" : value.toFixed(4));
-const signed = (value: number | null): string =>
-  value === null ? "n/a" : `${value < 0 ? "" : "+"}${value.toFixed(4)}`;
 /** `0.4000 (13)`: a mean and over how many tasks. */
 const among = (mean: number | null, tasks: number): string => (mean === null ? "none" : `${fixed(mean)} (${tasks})`);
-const interval = ({ low, high }: DomainScore): string => `[${low.toFixed(2)}, ${high.toFixed(2)}]`;
 const count = (value: number): string => value.toLocaleString("en-US");

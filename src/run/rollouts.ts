@@ -10,6 +10,7 @@ export interface RolloutsOptions {
   readonly policy: Policy;
   readonly makeUser: CollectOptions["makeUser"];
   readonly makeJudge: CollectOptions["makeJudge"];
+  readonly times?: CollectOptions["times"];
   readonly reporter: Reporter;
   readonly signal: AbortSignal;
 }
@@ -41,18 +42,35 @@ export class Rollouts {
     });
   }
 
-  evaluate(planned: readonly PlannedTask[], facts: RolloutFacts): Promise<Group[]> {
-    return this.#collect(planned, { ...facts, step: 0, phase: "eval", samples: this.#options.config.eval_trials });
+  evaluate(
+    planned: readonly PlannedTask[],
+    { trials, ...facts }: RolloutFacts & { readonly trials: number },
+  ): Promise<Group[]> {
+    return this.#collect(planned, { ...facts, step: 0, phase: "eval", samples: trials });
+  }
+
+  /** For a method: with a seed and a temperature of their own. */
+  measure(
+    planned: readonly PlannedTask[],
+    {
+      seed,
+      temperature,
+      ...how
+    }: RolloutFacts & { readonly seed: number; readonly temperature: number; readonly samples: number },
+  ): Promise<Group[]> {
+    const config = { ...this.#options.config, seed, temperature };
+    return this.#collect(planned, { ...how, step: 0, phase: "train" }, config);
   }
 
   #collect(
     planned: readonly PlannedTask[],
     { label, ...how }: RolloutFacts & Pick<CollectOptions, "step" | "phase" | "samples">,
+    config = this.#options.config,
   ): Promise<Group[]> {
-    const { config, policy, makeUser, makeJudge, reporter, signal } = this.#options;
+    const { policy, makeUser, makeJudge, times, reporter, signal } = this.#options;
     const total = planned.length * how.samples;
     let done = 0;
     const onRollout = () => reporter.progress({ label, done: ++done, total });
-    return collectRollouts(policy, planned, { ...how, config, makeUser, makeJudge, onRollout, signal });
+    return collectRollouts(policy, planned, { ...how, config, makeUser, makeJudge, times, onRollout, signal });
   }
 }

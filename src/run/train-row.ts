@@ -22,12 +22,13 @@ export function trainRow({ experience, step, groups, update }: StepFacts): Train
     step,
     ...updateMetrics(update),
     ...rewardMetrics(groups),
-    ...conductMetrics(groups.flatMap((group) => group.rollouts)),
+    ...conductMetrics(groups.filter(({ use }) => use !== "stored").flatMap((group) => group.rollouts)),
   };
 }
 
 const updateMetrics = (update: Update) => ({
   "train/loss": finite(update.loss),
+  "train/penalty": update.penalty === null ? null : finite(update.penalty),
   "train/kl": finite(update.kl),
   "train/entropy": finite(update.entropy),
   "train/grad_norm": finite(update.grad_norm),

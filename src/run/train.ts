@@ -9,10 +9,12 @@ import { packBatches } from "../grpo/batch.ts";
 import type { MetricsRow } from "../metrics/rows.ts";
 import { BudgetError } from "../rollout/budget.ts";
 import { asInterruption } from "./abort.ts";
-import { beginExperience, carryOut, close, evaluateAll, evaluateCurrent, recordStep, save } from "./acts.ts";
+import { beginExperience, close, endExperience, evaluateAll, evaluateCurrent, recordStep, save } from "./acts.ts";
 import { closeResumable, markResumable, stopForBudget } from "./budget-stop.ts";
+import { carryOut } from "./carry-out.ts";
 import { openRun, type Run, timed } from "./run.ts";
 import type { Session } from "./session.ts";
+import { stepGroups } from "./step-groups.ts";
 import { gradientStep, learningRate } from "./update.ts";
 
 export interface TrainResult {
@@ -33,7 +35,7 @@ export async function train(config: RunConfig, session: Session): Promise<TrainR
 }
 
 async function trainSequence(run: Run): Promise<void> {
-  const { config, curriculum, method, memory } = run;
+  const { config, curriculum, memory } = run;
   if (run.session.resume === null) await evaluateAll(run, null); // row -1: the base model
   for (const experience of curriculum.experiences.slice(run.position.experience)) {
     await beginExperience(run, experience);
@@ -47,7 +49,7 @@ async function trainSequence(run: Run): Promise<void> {
       if (isDue(config.save_interval, step, experience)) await save(run, "latest");
     }
     await closeResumable(run);
-    await carryOut(run, method.afterExperience({ experience, memory }));
+    await endExperience(run, experience);
     await evaluateAll(run, experience);
     run.position = { experience: experience.index + 1, step: 0 };
     await save(run, experience.index);
@@ -58,23 +60,32 @@ async function trainStep(run: Run, context: StepContext): Promise<void> {
   const { config, policy, curriculum, method, memory, anchor, signal } = run;
   const { experience, step } = context;
   const place = { task_idx: experience.index, step };
-  const offered = curriculum.next(experience, tasksPerStep(config));
-  const planned = curriculum.take(experience, method.augmentBatch({ ...context, tasks: offered }));
-  const groups = await timed(run, { ...place, phase: "rollouts" }, () =>
-    run.rollouts.train(planned, {
-      label: `task ${experience.index}, step ${step}: rollouts`,
-      step: experience.index * config.num_steps_per_task + step,
-      policy_version: run.policy_version,
-    }),
-  );
-  const { batches } = packBatches(groups, { ...config, completion_tokens_max: config.max_new_tokens });
+  const refs = method.augmentBatch({ ...context, ...offered(run, experience) });
+  const planned = curriculum.take(refs);
+  const groups = await timed(run, { ...place, phase: "rollout" }, () => stepGroups(run, { refs, planned }, place));
+  const fresh = groups.filter(({ use }) => use !== "stored");
+  const inLoss = groups.filter(({ use }) => use !== "reference");
+  const { batches } = packBatches(inLoss, { ...config, completion_tokens_max: config.max_new_tokens });
   const learning_rate = learningRate(stepsSinceReset(config, experience, step), config);
-  const update = await timed(run, { ...place, phase: "updates" }, () =>
-    gradientStep(policy, batches, { config, learning_rate, anchor, penalty: method.penalty(context), signal }),
+  run.resumable = null;
+  const beforeUpdate = () =>
+    carryOut(run, method.beforeUpdate({ ...context, groups: fresh }), { ...place, groups: fresh });
+  const update = await timed(run, { ...place, phase: "update" }, () =>
+    gradientStep(policy, batches, { config, learning_rate, anchor, beforeUpdate, signal }),
   );
-  memory.remember(groups, place);
-  await carryOut(run, method.afterStep(context));
+  memory.remember(fresh, place);
+  const updated = update.outcome === "updated";
+  await carryOut(run, method.afterStep({ ...context, groups: fresh, updated }), { ...place, groups: null });
   await recordStep(run, { experience, step, groups, update, batches });
+}
+
+/** What a method may plan with. */
+function offered({ config, curriculum }: Run, { domain }: Experience) {
+  return {
+    tasks: curriculum.next(domain, tasksPerStep(config)),
+    domains: curriculum.splits.map((split) => split.domain.name),
+    next: (name: string, count: number) => curriculum.next(name, count),
+  };
 }
 
 const tasksPerStep = ({ batch_size_per_gpu, gradient_accumulation_steps, nproc_per_node }: RunConfig): number =>

@@ -202,10 +202,26 @@ describe("refusals name what to change", () => {
     ],
     ["--nproc_per_node 8", "--nproc_per_node: several processes are not in this release; set it to 1"],
     [
-      "--cl_algorithm ewc",
-      "--cl_algorithm: this method is not in this release; use sequential or replay, or write your own (CLAlgorithm)",
+      "--cl_algorithm none",
+      '--cl_algorithm: expected one of sequential, joint, replay, adaptive_replay, ewc, online_ewc, ewc_pp, si, mas, lwf, a_gem, der_pp, o_lora, progressive, dynamic_expansion, fusion, adaptive_fusion, got "none"',
     ],
-    ["--cl_algorithm none", '--cl_algorithm: expected one of sequential, replay, got "none"'],
+    ...["o_lora", "progressive", "dynamic_expansion"].map((method) => [
+      `--cl_algorithm ${method}`,
+      `--lora_r: cl_algorithm ${method} trains LoRA adapters; set lora_r to their rank, such as 8`,
+    ]),
+    ...["fusion", "adaptive_fusion"].map((method) => [
+      `--cl_algorithm ${method} --task_order airline airline`,
+      `--task_order: cl_algorithm ${method} merges what several domains taught; name at least two`,
+    ]),
+    [
+      "--cl_algorithm adaptive_replay --replay_ratio 0.6",
+      "--replay_ratio: is where adaptive_replay starts, from 0.1 to 0.5; got 0.6",
+    ],
+    [
+      "--cl_algorithm a_gem --replay_ratio 0",
+      "--replay_ratio: must be above 0 with cl_algorithm a_gem; use cl_algorithm sequential for none",
+    ],
+    ["--lora_target_modules q_proj head", '--lora_target_modules: expected one name or more, got ["q_proj","head"]'],
     [
       "--top_p 0.9",
       "--top_p: must be off in training, because the recorded log-probabilities would not be the policy's; set it to 1",
