@@ -36,7 +36,7 @@ export async function main(assets: Assets): Promise<never> {
   }
   const host: Host = {
     env: process.env,
-    now: Date.now,
+    now: () => performance.timeOrigin + performance.now(),
     signal: interrupt.signal,
     print: (text) => write(1, text),
     note: (text) => write(2, text),

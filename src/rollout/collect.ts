@@ -11,6 +11,7 @@ import type { Policy, SamplingOptions } from "../core/policy.ts";
 import type { Judge } from "../tau2/judge.ts";
 import type { Domain, Task } from "../tau2/types.ts";
 import { toolsJson } from "./local-user.ts";
+import { PhaseTimes } from "./phase-times.ts";
 import { type ChatRenderer, openRenderer } from "./renderer.ts";
 import { type RolloutUser, runRollout } from "./rollout.ts";
 import type { Group, Rollout } from "./types.ts";
@@ -42,6 +43,8 @@ export interface CollectOptions {
   readonly makeJudge?: (context: UserContext) => Judge;
   /** Optimizer steps taken so far. */
   readonly policy_version: number;
+  /** Gets what environments, users and judges take. */
+  readonly times?: PhaseTimes;
   /** For progress; called as rollouts end, in any order. */
   readonly onRollout?: (rollout: Rollout) => void;
   readonly signal?: AbortSignal;
@@ -109,6 +112,7 @@ interface Place {
 
 function rolloutStarter(policy: Policy, options: CollectOptions & { readonly signal: AbortSignal }) {
   const { config, makeUser, makeJudge, policy_version, onRollout, signal } = options;
+  const times = options.times ?? new PhaseTimes(() => 0);
   const renderers = new Map<string, Promise<ChatRenderer>>();
   const stream = phaseStream(options);
 
@@ -132,6 +136,7 @@ function rolloutStarter(policy: Policy, options: CollectOptions & { readonly sig
       user: domain.solo_mode ? null : makeUser(domain, task, { rng: rng.fork("user"), signal }),
       judge: makeJudge?.({ rng: rng.fork("judge"), signal }) ?? null,
       policy_version,
+      times,
       signal,
     });
     onRollout?.(rollout);

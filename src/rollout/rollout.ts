@@ -6,9 +6,19 @@ import { prepareEnvironment } from "../tau2/environment.ts";
 import { judgedReward, taskWrites } from "../tau2/evaluator.ts";
 import type { Judge } from "../tau2/judge.ts";
 import { runConversation } from "../tau2/orchestrator.ts";
-import type { ConversationLimits, Domain, Message, RewardInfo, Simulation, Task, User } from "../tau2/types.ts";
+import type {
+  ConversationLimits,
+  Domain,
+  Environment,
+  Message,
+  RewardInfo,
+  Simulation,
+  Task,
+  User,
+} from "../tau2/types.ts";
 import { type AgentCounts, answeringUnreadableCalls, MALFORMED_CALL, policyAgent } from "./agent.ts";
 import { Dialogue } from "./dialogue.ts";
+import type { PhaseTimes } from "./phase-times.ts";
 import type { ChatRenderer } from "./renderer.ts";
 import type { Rollout } from "./types.ts";
 
@@ -38,6 +48,8 @@ export interface RolloutRequest {
   /** null: tasks whose reward needs one are refused. */
   readonly judge: Judge | null;
   readonly policy_version: number;
+  /** Gets what environment, user and judge take. */
+  readonly times: PhaseTimes;
   readonly signal: AbortSignal;
 }
 
@@ -66,13 +78,13 @@ export async function runRollout(request: RolloutRequest): Promise<Rollout> {
 }
 
 async function converse(request: RolloutRequest, dialogue: Dialogue): Promise<Rollout> {
-  const { domain, task, renderer, malformed_calls, limits, user, signal } = request;
+  const { domain, task, renderer, malformed_calls, limits, signal } = request;
   const systemPrompt = agentPrompt(domain, task);
   const agent = policyAgent({ dialogue, systemPrompt, toolFormat: renderer.toolFormat, malformed_calls });
   const simulation = await runConversation({
-    environment: answeringUnreadableCalls(prepareEnvironment(domain, task)),
+    environment: timedEnvironment(request),
     agent: domain.solo_mode ? soloAgent(agent) : agent,
-    user,
+    user: timedUser(request),
     limits,
     solo_mode: domain.solo_mode,
     history: task.initial_state?.message_history ?? undefined,
@@ -81,12 +93,32 @@ async function converse(request: RolloutRequest, dialogue: Dialogue): Promise<Ro
   return recordOf(request, { dialogue, counts: agent.counts, ...(await scored(request, simulation)) });
 }
 
+function timedEnvironment({ domain, task, times }: RolloutRequest): Environment {
+  const environment = answeringUnreadableCalls(times.measure("environment", () => prepareEnvironment(domain, task)));
+  return {
+    getResponse: (call) => times.measure("environment", () => environment.getResponse(call)),
+    agentDbHash: () => environment.agentDbHash(),
+    userDbHash: () => environment.userDbHash(),
+    get ended() {
+      return environment.ended ?? null;
+    },
+    sync: () => times.measure("environment", () => environment.sync?.()),
+  };
+}
+
+function timedUser({ user, times }: RolloutRequest): User | null {
+  if (user === null) return null;
+  return { identity: user.identity, reply: (incoming) => times.waiting("user", () => user.reply(incoming)) };
+}
+
 type Scored = Pick<Outcome, "simulation" | "reward_info">;
 
 /** A conversation that failed for technical reasons has no reward; no more has one whose judge did not answer. */
-async function scored({ domain, task, judge }: RolloutRequest, simulation: Simulation): Promise<Scored> {
+async function scored({ domain, task, judge, times }: RolloutRequest, simulation: Simulation): Promise<Scored> {
   if (simulation.termination === "infrastructure_error") return { simulation, reward_info: null };
-  const reward = await judgedReward({ domain, task, simulation, judge });
+  const reward = await times.waiting(judge === null ? "environment" : "judge", () =>
+    judgedReward({ domain, task, simulation, judge }),
+  );
   if (!("end" in reward)) return { simulation, reward_info: reward };
   return { simulation: { ...simulation, termination: reward.end, detail: reward.detail }, reward_info: null };
 }
