@@ -2,6 +2,7 @@
 import { writeSync } from "node:fs";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
+import { createInterface } from "node:readline";
 import pkg from "../package.json";
 import { installHost } from "./api/host.ts";
 import { UserError } from "./base/errors.ts";
@@ -41,6 +42,7 @@ export async function main(assets: Assets): Promise<never> {
     print: (text) => write(1, text),
     note: (text) => write(2, text),
     terminal: process.stderr.isTTY === true && process.env.TERM !== "dumb",
+    readLine: lineReader(interrupt.signal),
     fail: (code) => {
       exitCode = code;
     },
@@ -58,6 +60,28 @@ export async function main(assets: Assets): Promise<never> {
     if (!interrupt.signal.aborted) exitCode = reported(error);
   }
   process.exit(exitCode);
+}
+
+/** Nothing reads stdin before the first line is asked for. Lines that come by a pipe are repeated behind their prompt. */
+function lineReader(signal: AbortSignal): Host["readLine"] {
+  let lines: AsyncIterator<string> | null = null;
+  const open = (): AsyncIterator<string> => {
+    const terminal = process.stdin.isTTY === true;
+    const reader = createInterface({ input: process.stdin, output: terminal ? process.stdout : undefined, terminal });
+    reader.on("SIGINT", () => process.kill(process.pid, "SIGINT"));
+    return reader[Symbol.asyncIterator]();
+  };
+  const aborted = new Promise<never>((_, reject) => {
+    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+  });
+  aborted.catch(() => {});
+  return async (prompt) => {
+    lines ??= open();
+    if (process.stdin.isTTY) write(1, prompt);
+    const { value, done } = await Promise.race([lines.next(), aborted]);
+    if (!process.stdin.isTTY && !done) write(1, `${prompt}${value}\n`);
+    return done ? null : value;
+  };
 }
 
 /** Scripts and .ts configs import this very program under the package's name. */

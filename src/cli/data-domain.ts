@@ -21,7 +21,7 @@ interface SplitContents {
   readonly solved_by_nothing: readonly string[];
 }
 
-export function checkDomain(name: string, tau2_data_dir: string): CheckedDomain {
+export function checkDomain(name: string, tau2_data_dir: string | null): CheckedDomain {
   try {
     const domain = loadDomain(name, { tau2_data_dir, train_split: 1 });
     const names = splitNames(domain).filter((split) => split === "all" || domain.splits[split]?.length);

@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { type ArgsDef, defineCommand } from "citty";
 import { UserError } from "../base/errors.ts";
 import { dataRoot } from "../tau2/data-directory.ts";
-import { dataDomains, knownDomains } from "../tau2/domains/index.ts";
-import { parseOwnFlags } from "./arguments.ts";
+import { customDomains, dataDomains, knownDomains } from "../tau2/domains/index.ts";
+import { parseDomainFlags } from "./arguments.ts";
 import { type CheckedDomain, checkDomain, domainLines } from "./data-domain.ts";
 import type { Host } from "./host.ts";
 import { HOW_TO_GET_TAU2, TAU2_FILES, TAU2_VERSION } from "./tau2-files.ts";
@@ -20,6 +20,16 @@ export const DATA_ARGS = {
   json: { type: "boolean", description: "Print JSON." },
 } satisfies ArgsDef;
 
+export const DOMAIN_DIR_ARG = {
+  domain_dir: {
+    type: "string",
+    description: "A domain of your own: a directory with policy.md, db.json, tasks.json and tools.ts. May be repeated.",
+    valueHint: "DIR",
+  },
+} satisfies ArgsDef;
+
+const CHECK_ARGS = { ...DATA_ARGS, ...DOMAIN_DIR_ARG } satisfies ArgsDef;
+
 export const dataCommand = (host: Host) =>
   defineCommand({
     meta: { name: "data", description: "Look at tau2-bench's data." },
@@ -33,19 +43,29 @@ const checkCommand = ({ env, print, fail }: Host) =>
       description:
         "Say which of tau2-bench's files are there, with their SHA-256, what tasks they hold, and how to get what is missing.",
     },
-    args: DATA_ARGS,
+    args: CHECK_ARGS,
     run: async ({ rawArgs }) => {
-      const { tau2_data_dir, json } = parseOwnFlags(rawArgs, DATA_ARGS);
+      const { own, registered } = await parseDomainFlags(rawArgs, CHECK_ARGS);
+      const { tau2_data_dir, json } = own;
       const directory = typeof tau2_data_dir === "string" ? tau2_data_dir : (env.TAU2_DATA_DIR ?? null);
       const files = await checkTau2Data(directory);
       const data: CheckedData = {
         directory,
         version: versionOf(directory, files),
         files,
-        domains: directory === null ? [] : dataDomains().map((name) => checkDomain(name, directory)),
+        domains: [
+          ...(directory === null ? [] : dataDomains().map((name) => checkDomain(name, directory))),
+          ...registered.map((name) => checkDomain(name, directory)),
+        ],
       };
       print(json === true ? `${JSON.stringify(data)}\n` : report(data));
-      if (files.some(({ state }) => state !== "ok") || data.domains.some(({ problem }) => problem !== null)) fail(1);
+      // Whoever looks at a domain of his own need not have tau2's data.
+      const needsData = directory !== null || registered.length === 0;
+      if (
+        (needsData && files.some(({ state }) => state !== "ok")) ||
+        data.domains.some(({ problem }) => problem !== null)
+      )
+        fail(1);
     },
   });
 
@@ -110,7 +130,7 @@ function versionOf(directory: string | null, files: readonly CheckedFile[]): str
 }
 
 function report({ directory, version, files, domains }: CheckedData): string {
-  const builtIn = knownDomains().filter((name) => !dataDomains().includes(name));
+  const builtIn = knownDomains().filter((name) => ![...dataDomains(), ...customDomains()].includes(name));
   const lines = [
     `built in, nothing to get: ${builtIn.join(", ")}`,
     `tau2 data: ${directory ?? "no directory given (--tau2_data_dir, or TAU2_DATA_DIR)"}`,

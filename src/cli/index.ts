@@ -8,6 +8,7 @@ import { evalCommand } from "./eval.ts";
 import { helpText } from "./help.ts";
 import type { Host } from "./host.ts";
 import { licensesCommand } from "./licenses.ts";
+import { playCommand } from "./play.ts";
 import { runScriptCommand } from "./run-script.ts";
 import { sftCommand } from "./sft.ts";
 import { tau2Command } from "./tau2.ts";
@@ -30,6 +31,7 @@ const rootCommand = (host: Host) =>
       sft: sftCommand(host),
       run: runScriptCommand(host),
       data: dataCommand(host),
+      play: playCommand(host),
       tau2: tau2Command(host),
       doctor: doctorCommand(host),
       version: versionCommand(host),

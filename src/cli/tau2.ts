@@ -3,8 +3,8 @@ import { type ArgsDef, defineCommand } from "citty";
 import { UserError } from "../base/errors.ts";
 import { type Found, findRecordings } from "../run/recordings.ts";
 import { type ReplayRow, replayRecordings } from "../run/replay-recordings.ts";
-import { parseOwnFlags } from "./arguments.ts";
-import { DATA_ARGS } from "./data.ts";
+import { parseDomainFlags } from "./arguments.ts";
+import { DATA_ARGS, DOMAIN_DIR_ARG } from "./data.ts";
 import type { Host } from "./host.ts";
 
 const ARGS = {
@@ -16,6 +16,7 @@ const ARGS = {
     valueHint: "NAME",
   },
   ...DATA_ARGS,
+  ...DOMAIN_DIR_ARG,
 } satisfies ArgsDef;
 
 export const tau2Command = (host: Host) =>
@@ -35,7 +36,7 @@ const replayCommand = ({ env, print, fail }: Host) =>
     run: async ({ rawArgs }) => {
       const first = rawArgs.findIndex((argument) => argument.startsWith("--"));
       const paths = first === -1 ? rawArgs : rawArgs.slice(0, first);
-      const own = parseOwnFlags(first === -1 ? [] : rawArgs.slice(first), ARGS);
+      const { own } = await parseDomainFlags(first === -1 ? [] : rawArgs.slice(first), ARGS);
       if (paths.length === 0) throw new UserError("grpo-cl tau2 replay", "needs a results file or a directory of them");
       const tau2_data_dir = typeof own.tau2_data_dir === "string" ? own.tau2_data_dir : env.TAU2_DATA_DIR || null;
       const found = findRecordings(paths);

@@ -4,6 +4,7 @@ import { dataRoot } from "../data-directory.ts";
 import type { DataDomainOptions } from "../domain.ts";
 import type { Domain } from "../types.ts";
 import { airline } from "./airline/index.ts";
+import { type CustomDomainOptions, customDomain, type DomainSource, type PartName } from "./custom.ts";
 import { mock } from "./mock/index.ts";
 import { quickstartDomains } from "./quickstart/index.ts";
 import { retail } from "./retail/index.ts";
@@ -32,9 +33,38 @@ const DATA_FOLDERS: Readonly<Record<string, string>> = { "telecom-workflow": "te
 /** Those that need tau2-bench's data. */
 export const dataDomains = (): string[] => Object.keys(FROM_DATA);
 
+/** Those that come with the program. */
+const builtInDomains = (): string[] => [...Object.keys(FROM_DATA), ...Object.keys(quickstartDomains)];
+
+/** Of `registerDomain`. */
+const custom = new Map<string, (options: CustomDomainOptions) => Domain>();
+
 /** Names that `loadDomain` takes. */
 export function knownDomains(): string[] {
-  return [...Object.keys(FROM_DATA), ...Object.keys(quickstartDomains)];
+  return [...builtInDomains(), ...custom.keys()];
+}
+
+/** Those that were registered. */
+export const customDomains = (): string[] => [...custom.keys()];
+
+/**
+ * Makes a domain of one's own known, so that `task_order` may name it. Throws UserError for a name that is taken, and for
+ * parts that do not fit together; `where` names those.
+ */
+export function registerDomain(
+  source: DomainSource,
+  where: PartName = (part) => `registerDomain(${source.name}): ${part}`,
+): void {
+  const { name } = source;
+  const field = `${where("tools")}: name`;
+  if (!/^[\w-]+$/.test(name)) throw new UserError(field, `"${name}" has other signs than letters, digits, _ and -`);
+  if (knownDomains().includes(name)) {
+    const owner = custom.has(name) ? "is registered already" : "comes with the program";
+    throw new UserError(field, `a domain "${name}" ${owner}; choose another name`);
+  }
+  const make = (options: CustomDomainOptions) => customDomain(source, options, where);
+  make({ train_split: 1, solo_mode: false }); // for its checks
+  custom.set(name, make);
 }
 
 /** A domain, ready to run. Throws UserError for an unknown name, and for data that is missing or malformed. */
@@ -44,6 +74,8 @@ export function loadDomain(name: string, { tau2_data_dir, train_split, solo_mode
     if (solo_mode) throw new UserError("solo_mode", `${name} does not support solo mode`);
     return (builtIn[name] as () => Domain)();
   }
+  const own = custom.get(name);
+  if (own !== undefined) return own({ train_split, solo_mode });
   if (!Object.hasOwn(FROM_DATA, name))
     throw new UserError("task_order", `there is no domain "${name}"; known are ${knownDomains().join(", ")}`);
   const load = FROM_DATA[name] as (typeof FROM_DATA)[string];
