@@ -1,12 +1,11 @@
 /** `grpo-cl eval` */
 import { type ArgsDef, defineCommand } from "citty";
 import type { RunConfig } from "../config/schema.ts";
-import type { DomainBaselines } from "../metrics/baselines.ts";
+import { baselineGroups, type DomainBaselines } from "../metrics/baselines.ts";
 import type { DomainScore } from "../metrics/score.ts";
 import type { Evaluation } from "../run/evaluate.ts";
 import { type EvaluatedSplit, evaluateSession } from "../run/evaluation.ts";
 import { openSession } from "../run/open-session.ts";
-import { baselineGroups } from "../run/report.ts";
 import { writeTau2Results } from "../run/tau2-results.ts";
 import { knownDomains } from "../tau2/domains/index.ts";
 import { CONFIG_ARGS, parseRunArguments } from "./arguments.ts";

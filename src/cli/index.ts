@@ -8,6 +8,7 @@ import { evalCommand } from "./eval.ts";
 import { helpText } from "./help.ts";
 import type { Host } from "./host.ts";
 import { licensesCommand } from "./licenses.ts";
+import { metricsCommand } from "./metrics.ts";
 import { playCommand } from "./play.ts";
 import { runScriptCommand } from "./run-script.ts";
 import { sftCommand } from "./sft.ts";
@@ -29,6 +30,7 @@ const rootCommand = (host: Host) =>
       train: trainCommand(host),
       eval: evalCommand(host),
       sft: sftCommand(host),
+      metrics: metricsCommand(host),
       run: runScriptCommand(host),
       data: dataCommand(host),
       play: playCommand(host),

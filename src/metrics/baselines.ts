@@ -63,6 +63,23 @@ function scoreOf(tasks: readonly BaselineTask[], agent: Baseline): BaselineScore
   };
 }
 
+export interface BaselineGroup {
+  readonly agents: readonly string[];
+  readonly score: BaselineScore;
+}
+
+/** Agents with equal means, together. */
+export function baselineGroups(baselines: DomainBaselines | undefined): BaselineGroup[] {
+  const scored = Object.entries(baselines?.agents ?? {}).flatMap(([agent, score]) =>
+    score === null ? [] : [{ agent, score }],
+  );
+  const equal = Map.groupBy(scored, ({ score: { rewards: _, ...means } }) => JSON.stringify(means));
+  return [...equal.values()].map((those) => ({
+    agents: those.map(({ agent }) => agent),
+    score: (those[0] as (typeof those)[number]).score,
+  }));
+}
+
 const isSolved = (reward: number | null): boolean => reward !== null && reward > PASS_REWARD_MIN;
 
 const average = (tasks: readonly { readonly reward: number }[]): number | null =>

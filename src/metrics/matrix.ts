@@ -75,6 +75,10 @@ function trainedIn({ domain, scores }: MatrixRow): string[] {
   return Object.hasOwn(scores, domain) ? [domain] : Object.keys(scores);
 }
 
+/** Of a method that trains on all domains at once, whatever the experience is called. */
+export const mixedRows = (rows: readonly ScoresRow[]): ScoresRow[] =>
+  rows.map((row) => (row.domain === null ? row : { ...row, domain: "all domains" }));
+
 /** Cells of one number. */
 export const estimatedMatrix = (rows: readonly ScoresRow[]): ScoreMatrix =>
   matrixOf(rows, (_, { reward_mean }) => Float64Array.of(reward_mean));

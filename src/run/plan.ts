@@ -7,6 +7,7 @@ import { openEndpoints } from "./endpoints.ts";
 import { expectedCalls, expectedRollouts } from "./expected-calls.ts";
 import { solvedByNothing } from "./noop.ts";
 import { loadDomains } from "./open-session.ts";
+import { powerLines } from "./report.ts";
 import type { Edge } from "./session.ts";
 import { chooseUsers } from "./users.ts";
 
@@ -32,6 +33,7 @@ export async function planText(config: RunConfig, edge: Edge): Promise<string> {
     `  evaluations: all domains before training and after each task${config.eval_interval > 0 ? `, the current one every ${config.eval_interval} steps` : ""}; ${config.eval_trials} trials a task`,
     `  in all: ${updates} updates, ${rollouts.train} training rollouts, ${rollouts.eval} evaluation rollouts`,
     ...expectedCalls(config, rollouts).map((text) => `  ${text}`),
+    ...powerLines(curriculum.splits, config.eval_trials).map((text) => `  ${text}`),
     `  run directory: ${config.log_dir}`,
     ...users.warnings.map((text) => `  warning: ${text}`),
   ];
