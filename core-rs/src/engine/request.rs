@@ -28,10 +28,11 @@ pub enum Kind {
     AddImportance = 13,
     TopLogprobs = 14,
     Digest = 15,
+    Timings = 16,
 }
 
 impl Kind {
-    pub const ALL: [(Kind, &'static str); 15] = [
+    pub const ALL: [(Kind, &'static str); 16] = [
         (Kind::LoadModel, "load_model"),
         (Kind::Render, "render"),
         (Kind::Tokenize, "tokenize"),
@@ -47,6 +48,7 @@ impl Kind {
         (Kind::AddImportance, "add_importance"),
         (Kind::TopLogprobs, "top_logprobs"),
         (Kind::Digest, "digest"),
+        (Kind::Timings, "timings"),
     ];
 
     pub fn from_number(number: u32) -> Option<Self> {
@@ -99,6 +101,7 @@ pub enum Job {
     TopLogprobs { model: String, arrays: Arrays, temperature: f32, k: usize },
     WeightOp(WeightOp),
     Digest,
+    Timings,
     Save { directory: PathBuf, adapter_of: Option<String> },
     SaveState { file: PathBuf, models: Vec<String> },
     LoadState { file: PathBuf },
@@ -155,6 +158,7 @@ impl Request {
                 Job::TopLogprobs { model, arrays: self.arrays, temperature: positive(temperature)?, k }
             }
             Kind::Digest => Job::Digest,
+            Kind::Timings => Job::Timings,
             Kind::OptimizerStep => Job::OptimizerStep(control::<AdamWControl>(&self)?.into()),
             Kind::Logprobs => {
                 let LogprobsControl { model, temperature } = control(&self)?;
@@ -194,6 +198,7 @@ impl Job {
             Job::Sample(sample) => vec![&sample.model],
             Job::Logprobs { model, .. } | Job::TopLogprobs { model, .. } => vec![model],
             Job::LoadModel { name, .. } => vec![name],
+            Job::Timings => vec![],
             Job::ForwardBackward { anchor: Some(anchor), .. } | Job::AddImportance { anchor: Some(anchor), .. } => {
                 vec![POLICY, anchor]
             }

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Pending tokens fed at one step: long prompts are cut so that running samples go on meanwhile.
 const STEP_TOKENS_MAX: usize = 512;
@@ -29,6 +30,29 @@ pub struct Scheduler {
     /// In order of arrival.
     waiting: VecDeque<(u64, Job)>,
     running: Vec<Sample>,
+    timings: Timings,
+}
+
+/// Time spent since somebody last asked.
+#[derive(Default)]
+struct Timings {
+    prefill: Duration,
+    decode: Duration,
+    forward: Duration,
+    backward: Duration,
+    optimizer: Duration,
+    save: Duration,
+}
+
+impl Timings {
+    /// Milliseconds by phase, as `Policy.timings` in src/core/policy.ts.
+    fn told(&self) -> Json {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        json!({
+            "prefill": ms(self.prefill), "decode": ms(self.decode), "forward": ms(self.forward),
+            "backward": ms(self.backward), "optimizer": ms(self.optimizer), "save": ms(self.save),
+        })
+    }
 }
 
 struct Loaded {
@@ -85,6 +109,7 @@ impl Scheduler {
             sequences: Slots::new(),
             waiting: VecDeque::new(),
             running: vec![],
+            timings: Timings::default(),
         }
     }
 
@@ -202,12 +227,19 @@ impl Scheduler {
     }
 
     fn step_model(&mut self, name: &str) -> Result<()> {
+        let began = Instant::now();
         let Loaded { model, cache } = self.models.get_mut(name).ok_or_else(|| no_model(name))?;
+        let rows_now = cache.pending().min(STEP_TOKENS_MAX);
+        let decoded = self.running.iter().filter(|s| s.job.model == name && !s.tokens.is_empty()).count().min(rows_now);
         let mut rows: HashMap<SequenceId, Vec<f32>> = model.step(cache, STEP_TOKENS_MAX)?.into_iter().collect();
         let samples = self.running.iter_mut().filter(|sample| sample.job.model == name);
         let mut due: Vec<_> = samples.filter_map(|s| rows.remove(&s.in_cache).map(|row| (s, row))).collect();
         let advanced: Vec<(u64, Result<Option<Stop>>)> =
             due.par_iter_mut().map(|(sample, row)| (sample.id, sample.advance(row))).collect();
+        // a step computes prompts and sampled tokens together: its time is shared out by rows
+        let (took, share) = (began.elapsed(), decoded as f64 / rows_now.max(1) as f64);
+        self.timings.decode += took.mul_f64(share);
+        self.timings.prefill += took.mul_f64(1.0 - share);
         for (id, outcome) in advanced {
             match outcome {
                 Ok(None) => self.go_on(id),
@@ -303,8 +335,11 @@ impl Scheduler {
             Job::TopLogprobs { model, arrays, temperature, k } => self.top_logprobs(&model, &arrays, temperature, k),
             Job::WeightOp(op) => self.weight_op(op),
             Job::Digest => self.digest(),
-            Job::Save { directory, adapter_of } => self.save(&directory, adapter_of.as_deref()),
-            Job::SaveState { file, models } => self.save_state(&file, &models),
+            Job::Timings => Ok(told(std::mem::take(&mut self.timings).told())),
+            Job::Save { directory, adapter_of } => {
+                self.saving(|scheduler| scheduler.save(&directory, adapter_of.as_deref()))
+            }
+            Job::SaveState { file, models } => self.saving(|scheduler| scheduler.save_state(&file, &models)),
             Job::LoadState { file } => self.load_state(&file),
             Job::Sample(_) => Err(Error::BadArgument("a sample is admitted, not performed".into())),
         }
@@ -333,6 +368,8 @@ impl Scheduler {
         let anchor = anchor.map(|name| find(&self.models, name)).transpose()?.map(|loaded| &loaded.model);
         let trainer = trainer_of(&mut self.trainer, policy, &self.options)?;
         let report = trainer.forward_backward(policy, anchor, &arrays.batch()?, objective)?;
+        self.timings.forward += report.forward;
+        self.timings.backward += report.backward;
         Ok(told(json!({
             "loss": report.loss,
             "loss_tokens": report.loss_tokens,
@@ -364,7 +401,9 @@ impl Scheduler {
         let no_gradient = || Error::BadArgument("optimizer_step: no gradient was accumulated".into());
         let trainer = self.trainer.as_mut().ok_or_else(no_gradient)?;
         let policy = self.models.get_mut(POLICY).ok_or_else(|| no_model(POLICY))?;
+        let began = Instant::now();
         let report = trainer.optimizer_step(&mut policy.model, options)?;
+        self.timings.optimizer += began.elapsed();
         self.make_stale(POLICY);
         Ok(told(json!({ "grad_norm": report.grad_norm, "skipped": report.skipped })))
     }
@@ -426,6 +465,13 @@ impl Scheduler {
         let policy = &find(&self.models, POLICY)?.model;
         let text = trainer_of(&mut self.trainer, policy, &self.options)?.digest(policy)?;
         Ok(Reply { text, ..Reply::default() })
+    }
+
+    fn saving(&mut self, work: impl FnOnce(&mut Self) -> Result<Reply>) -> Result<Reply> {
+        let began = Instant::now();
+        let outcome = work(self);
+        self.timings.save += began.elapsed();
+        outcome
     }
 
     fn save(&self, directory: &Path, adapter_of: Option<&str>) -> Result<Reply> {

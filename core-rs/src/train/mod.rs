@@ -22,6 +22,7 @@ use crate::model::{Gradients, Model};
 use candle_core::{DType, Tensor};
 use loss::{LossToken, TokenLoss, token_loss};
 use optimizer::Optimizer;
+use std::time::{Duration, Instant};
 use tree::TokenTree;
 use vectors::Vectors;
 
@@ -50,6 +51,10 @@ pub struct GradientReport {
     pub logprob_diff_max: f64,
     /// Rows computed, after sharing prefixes.
     pub computed_tokens: u64,
+    /// The model's layers and the anchor's.
+    pub forward: Duration,
+    /// The vocabulary, forth and back, and the layers back.
+    pub backward: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -81,9 +86,13 @@ impl Trainer {
         batch: &Batch,
         objective: impl Into<Objective>,
     ) -> Result<GradientReport> {
+        let began = Instant::now();
         let pass = Pass::new(model, batch, objective.into(), &self.options)?;
         let anchor = pass.anchored(anchor)?;
-        pass.gradient(anchor, &mut self.gradients)
+        let anchored = began.elapsed();
+        let mut report = pass.gradient(anchor, &mut self.gradients)?;
+        report.forward += anchored;
+        Ok(report)
     }
 
     /// As `forward_backward`, with the anchor's log-probabilities given per token of the batch.
@@ -170,7 +179,9 @@ impl<'a> Pass<'a> {
         if asked.targets.is_empty() {
             return Ok(report);
         }
+        let began = Instant::now();
         let activations = model.forward(&tree.tokens_n, &tree.positions_n, &tree.nodes, self.checkpointing)?;
+        report.forward = began.elapsed();
         let rows = gather_rows(model.kernels, &activations.last, &asked.rows)?;
         let (normed, inverse_rms) = model.final_norm(&rows)?;
         let mut totals = Totals::default();
@@ -188,6 +199,7 @@ impl<'a> Pass<'a> {
         scatter_add_rows(model.kernels, &mut d_last, &asked.rows, &d_rows)?;
         model.backward(d_last, &tree.tokens_n, &tree.nodes, activations, gradients)?;
         totals.report(&mut report);
+        report.backward = began.elapsed() - report.forward;
         Ok(report)
     }
 
