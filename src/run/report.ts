@@ -7,6 +7,7 @@ import { powerSentence } from "../metrics/power.ts";
 import type { ScoresRow, TrainRow, TransferRow } from "../metrics/rows.ts";
 import type { DomainScore } from "../metrics/score.ts";
 import { fixed, interval, signed, table } from "../metrics/text.ts";
+import { timeLines } from "./time-report.ts";
 
 export interface Reporter {
   /** A line, or several. */
@@ -67,6 +68,10 @@ export function stepLine(row: TrainRow): string {
   const shown = Object.entries(names).map(([label, name]) => `${label}=${fixed(row[name])}`);
   return `Task ${row.task_idx}, Step ${row.step}: ${shown.join(", ")}`;
 }
+
+/** Earlier domains between steps. */
+export const probeLine = (step: number, rewards: readonly (readonly [string, number])[]): string =>
+  `Probe of earlier domains after step ${step}: ${rewards.map(([domain, reward]) => `${domain} ${reward.toFixed(4)}`).join(", ")}`;
 
 /** null where every group varies. */
 export function tiedLine(row: TrainRow): string | null {
@@ -159,7 +164,7 @@ const variantNote = (scores: Readonly<Record<string, DomainScore>>): string[] =>
 export interface SummaryFacts {
   readonly scores: readonly ScoresRow[];
   readonly transfer: TransferRow | null;
-  /** Phase → milliseconds of this session. */
+  /** Phase → milliseconds of this session; `rollout/decode` is a part of `rollout`. */
   readonly phases: ReadonlyMap<string, number>;
   /** What paid models were asked and have cost. */
   readonly spending: readonly string[];
@@ -174,7 +179,7 @@ export function closingSummary({ scores, transfer, phases, spending, files }: Su
     ...contaminationNote(scores.at(-1)?.scores ?? {}),
     "",
     ...transferLines(transfer),
-    `Time: ${[...phases].map(([phase, ms]) => `${phase} ${(ms / 1000).toFixed(1)} s`).join(", ")}`,
+    ...timeLines(phases),
     ...spending,
     "Files:",
     ...files.map((file) => `  ${file}`),
