@@ -57,5 +57,6 @@ export {
   type UserMaker,
 } from "./agent-env.ts";
 export { GRPOConfig } from "./config.ts";
+export { type OpenaiJudgeOptions, type OpenaiUserOptions, openaiJudge, openaiUser } from "./endpoints.ts";
 export { MetricsTracker } from "./metrics-tracker.ts";
 export { GRPOTrainer, type TrainerOptions } from "./trainer.ts";
