@@ -1,9 +1,18 @@
 /** The environments step as tau2's gym does: observations, endings, rewards. */
 import { describe, expect, test } from "bun:test";
-import { AgentEnv, type EnvStep, replayUser, UserEnv, UserError } from "../../src/api/index.ts";
+import {
+  AgentEnv,
+  type EnvStep,
+  openaiJudge,
+  openaiUser,
+  replayUser,
+  UserEnv,
+  UserError,
+} from "../../src/api/index.ts";
 import { dumps } from "../../src/base/exact.ts";
 import type { Agent, User } from "../../src/tau2/types.ts";
 import { lampDomain, lampTask } from "../support/lamp-domain.ts";
+import { openaiServer } from "../support/openai-server.ts";
 import { dataDirectory, domainOf, hasFixtures, WITHOUT_FIXTURES } from "../tau2/fixtures.ts";
 
 const lamps = lampDomain({ userTools: true });
@@ -86,6 +95,27 @@ test("a user's episode: greeting, own tools, the agent's words", async () => {
     { requestor: "user" },
     { requestor: "assistant" },
   ]);
+});
+
+test("a model plays the user, and another one judges", async () => {
+  using server = openaiServer((messages) => {
+    const asked = messages.map(({ content }) => content ?? "").join();
+    if (asked.includes("expectedOutcome"))
+      return JSON.stringify({ results: [{ expectedOutcome: "is kind", reasoning: "", metExpectation: true }] });
+    return asked.includes("Here you are") ? "###STOP###" : "Lamp A, please.";
+  });
+  const endpoint = { model: "m", base_url: server.url, max_retries: 0 };
+  await using env = new AgentEnv({
+    domain: { ...lamps, tasks: [judged] },
+    task_id: "A",
+    user: openaiUser(endpoint),
+    judge: openaiJudge(endpoint),
+  });
+  expect((await env.reset()).observation).toBe("user: Lamp A, please.");
+  const { reward, info } = await env.step("Here you are.");
+  expect([reward, info.reward_info?.nl_assertions?.[0]?.met]).toEqual([1, true]);
+  expect(server.requests).toHaveLength(3);
+  expect(() => openaiUser({ model: "m", base_url: "nowhere" })).toThrow("user.base_url");
 });
 
 describe("what goes wrong", () => {
