@@ -59,15 +59,14 @@ const checkCommand = ({ env, print, fail }: Host) =>
         ],
       };
       print(json === true ? `${JSON.stringify(data)}\n` : report(data));
-      // Whoever looks at a domain of his own need not have tau2's data.
-      const needsData = directory !== null || registered.length === 0;
-      if (
-        (needsData && files.some(({ state }) => state !== "ok")) ||
-        data.domains.some(({ problem }) => problem !== null)
-      )
-        fail(1);
+      if (lacksData(data) || data.domains.some(({ problem }) => problem !== null)) fail(1);
     },
   });
+
+/** Whoever looks at domains of his own alone need not have tau2's data. */
+function lacksData({ directory, files }: CheckedData): boolean {
+  return (directory !== null || customDomains().length === 0) && files.some(({ state }) => state !== "ok");
+}
 
 interface CheckedData {
   readonly directory: string | null;
@@ -129,7 +128,8 @@ function versionOf(directory: string | null, files: readonly CheckedFile[]): str
   return `${version === undefined ? "unknown" : `tau2-bench ${version}`}, not wholly ${TAU2_VERSION}`;
 }
 
-function report({ directory, version, files, domains }: CheckedData): string {
+function report(data: CheckedData): string {
+  const { directory, version, files, domains } = data;
   const builtIn = knownDomains().filter((name) => ![...dataDomains(), ...customDomains()].includes(name));
   const lines = [
     `built in, nothing to get: ${builtIn.join(", ")}`,
@@ -144,7 +144,7 @@ function report({ directory, version, files, domains }: CheckedData): string {
   }
   if (domains.length > 0) lines.push("", "tasks");
   for (const domain of domains) lines.push(...domainLines(domain).map((line) => `  ${line}`));
-  if (files.some(({ state }) => state !== "ok")) lines.push("", `To get the missing files: ${HOW_TO_GET_TAU2}`);
+  if (lacksData(data)) lines.push("", `To get the missing files: ${HOW_TO_GET_TAU2}`);
   return `${lines.join("\n")}\n`;
 }
 
