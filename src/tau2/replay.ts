@@ -4,7 +4,7 @@
  */
 import { pythonEquals, tryParseExact } from "../base/exact.ts";
 import { setState } from "./environment.ts";
-import { evaluate, needsJudge } from "./evaluator.ts";
+import { evaluate, isScored, needsJudge } from "./evaluator.ts";
 import { PythonError } from "./python.ts";
 import type { RecordedReward, RecordedRun } from "./recorded.ts";
 import type { Domain, EvaluationCriteria, Message, RewardInfo, Task } from "./types.ts";
@@ -37,9 +37,10 @@ export function replayRun(
   const notes: string[] = [];
   const recorded = run.reward_info;
   const verdicts = verdictsFit && recorded?.nl_assertions?.length ? recorded.nl_assertions : null;
-  const leftOut = needsJudge(task) && verdicts === null;
+  const judged = needsJudge(task) && isScored(run.termination);
+  const leftOut = judged && verdicts === null;
   if (leftOut) notes.push("no recorded verdicts: NL_ASSERTION left out");
-  else if (needsJudge(task)) notes.push("recorded verdicts");
+  else if (judged) notes.push("recorded verdicts");
   const scored = leftOut ? withoutNl(task) : task;
   const simulation = { messages: run.messages, termination: run.termination };
   const score = (strict: boolean) => evaluate({ domain, task: scored, simulation, strict, verdicts });

@@ -152,6 +152,11 @@ describe("a judge's verdicts", () => {
   ])("%s", (_, reward, fit, expected) => {
     expect(replayed(recorded({}, reward), judged, fit)).toEqual({ ...SAME, ...expected } as never);
   });
+
+  test("are not missed in an unfinished run", () => {
+    const run = recorded({ termination_reason: "max_steps" }, { reward: 0, db_check: null, reward_basis: null });
+    expect(replayed(run, judged)).toEqual({ ...SAME, reward: 0 });
+  });
 });
 
 describe("what cannot be read names its field", () => {
