@@ -22,6 +22,7 @@ export type { Experience } from "../curriculum/experience.ts";
 export { groupAdvantages } from "../grpo/advantage.ts";
 export type { EvalRow, MetricsRow, ScoresRow, TrainRow, TransferRow } from "../metrics/rows.ts";
 export type { DomainScore } from "../metrics/score.ts";
+export type { RunSummary } from "../metrics/summary.ts";
 export type { Group, Rollout } from "../rollout/types.ts";
 export type { Evaluation } from "../run/evaluate.ts";
 export type { TrainResult } from "../run/train.ts";

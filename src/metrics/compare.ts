@@ -6,10 +6,10 @@
  */
 import { type Draws, interval95, meanDraws, minus } from "./bootstrap.ts";
 import { lastScores, requireComparable } from "./comparable.ts";
-import { estimatedMatrix, mixedRows, Resamples, resampledMatrix, type ScoreMatrix } from "./matrix.ts";
+import { estimatedMatrix, Resamples, resampledMatrix, type ScoreMatrix, trainedRows } from "./matrix.ts";
 import { seedName } from "./names.ts";
 import type { RunRecord } from "./record.ts";
-import { type ScoresRow, scoresRowsOf } from "./rows.ts";
+import { scoresRowsOf } from "./rows.ts";
 import { FORMULAS, intransigence } from "./transfer.ts";
 
 export interface Spread {
@@ -133,7 +133,7 @@ interface Matrices {
 }
 
 function matricesOf(record: RunRecord, resamples: Resamples): Matrices {
-  const scores = trainedRows(record);
+  const scores = trainedRows(record.rows, record.method);
   return { estimated: estimatedMatrix(scores), resampled: resampledMatrix(scores, resamples) };
 }
 
@@ -163,10 +163,6 @@ const defined = (all: readonly (Quantity | null)[]): readonly Quantity[] | null 
   all.every((quantity) => quantity !== null) ? all : null;
 
 const isJoint = ({ method }: RunRecord): boolean => method === "joint";
-
-/** Joint training mixes all domains in every experience, so none is earlier than another. */
-const trainedRows = (record: RunRecord): ScoresRow[] =>
-  isJoint(record) ? mixedRows(scoresRowsOf(record.rows)) : scoresRowsOf(record.rows);
 
 const domainsOf = ({ config }: RunRecord): number => new Set(config.task_order).size;
 

@@ -3,7 +3,7 @@
  * experience i; columns are the distinct domains, whatever repeats `task_order` has. Cells are estimates, or resamples.
  */
 import { type Draws, resampledMeans, resampleOf, resampleStream } from "./bootstrap.ts";
-import type { ScoresRow } from "./rows.ts";
+import { type MetricsRow, type ScoresRow, scoresRowsOf } from "./rows.ts";
 
 export interface MatrixRow {
   /** -1: before training. */
@@ -75,9 +75,12 @@ function trainedIn({ domain, scores }: MatrixRow): string[] {
   return Object.hasOwn(scores, domain) ? [domain] : Object.keys(scores);
 }
 
-/** Of a method that trains on all domains at once, whatever the experience is called. */
-export const mixedRows = (rows: readonly ScoresRow[]): ScoresRow[] =>
-  rows.map((row) => (row.domain === null ? row : { ...row, domain: "all domains" }));
+/** The rows of the matrix. Joint training mixes all domains in every experience, so none of them is earlier than another. */
+export function trainedRows(rows: readonly MetricsRow[], method: string): ScoresRow[] {
+  const scores = scoresRowsOf(rows);
+  if (method !== "joint") return scores;
+  return scores.map((row) => (row.domain === null ? row : { ...row, domain: "all domains" }));
+}
 
 /** Cells of one number. */
 export const estimatedMatrix = (rows: readonly ScoresRow[]): ScoreMatrix =>

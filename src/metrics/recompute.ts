@@ -5,6 +5,7 @@ import { UserError } from "../base/errors.ts";
 import { parseTrajectory, type Trajectory } from "../cl/trajectory.ts";
 import type { Group } from "../rollout/types.ts";
 import { resampleStream } from "./bootstrap.ts";
+import { trainedRows } from "./matrix.ts";
 import type { RunRecord } from "./record.ts";
 import { type EvalRow, type MetricsRow, type ScoresRow, scoresRowsOf } from "./rows.ts";
 import { type DomainScore, type ScoreOptions, scoreOf, taskRewards } from "./score.ts";
@@ -26,7 +27,7 @@ export async function recomputed(record: RunRecord): Promise<RunRecord> {
         return { ...row, score: cellOfEval(record, cells, row).score };
       case "transfer": {
         const until = scores.filter(({ task_idx }) => task_idx <= row.task_idx);
-        return { ...row, ...transferMetrics(until, eval_seed) };
+        return { ...row, ...transferMetrics(trainedRows(until, record.method), eval_seed) };
       }
       default:
         return row;

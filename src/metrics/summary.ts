@@ -1,7 +1,7 @@
 /** What a run has come to, as data. */
 import { lastScores } from "./comparable.ts";
 import { COMPARED, type ComparedMetric, type GroupEstimate, measureRun } from "./compare.ts";
-import { estimatedMatrix } from "./matrix.ts";
+import { estimatedMatrix, trainedRows } from "./matrix.ts";
 import { visibleDifference } from "./power.ts";
 import type { RunRecord } from "./record.ts";
 import { type BaselinesRow, type ScoresRow, scoresRowsOf } from "./rows.ts";
@@ -44,7 +44,7 @@ export function summarise(record: RunRecord, references: readonly RunRecord[] = 
     eval_seed: config.eval_seed,
     experiences: { done: scores.length - 1, all: config.task_order.length },
     ...(metrics as Pick<typeof measured, ComparedMetric>),
-    backward_transfer: estimateOf(rewardOnEarlier(estimatedMatrix(scores))),
+    backward_transfer: estimateOf(rewardOnEarlier(estimatedMatrix(trainedRows(rows, method)))),
     score_matrix: scores.map(({ task_idx, domain, scores: cells }) => ({ task_idx, domain, scores: cells })),
     baselines: rows.find((row) => row.kind === "baselines")?.baselines ?? {},
     power: Object.fromEntries(

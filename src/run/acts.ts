@@ -6,12 +6,14 @@ import { trajectoriesOf } from "../cl/memory.ts";
 import { trajectoryText } from "../cl/trajectory.ts";
 import type { TrainingBatch } from "../core/policy.ts";
 import type { Experience } from "../curriculum/experience.ts";
+import { trainedRows } from "../metrics/matrix.ts";
 import type { MetricsRow, TrainRow, TransferRow } from "../metrics/rows.ts";
 import { scoresRowsOf } from "../metrics/rows.ts";
 import { transferMetrics } from "../metrics/transfer.ts";
 import type { Group } from "../rollout/types.ts";
 import { orAborted } from "./abort.ts";
 import { carryOut } from "./carry-out.ts";
+import { CURVES, writeLearningCurves } from "./curves.ts";
 import { spendingLines } from "./endpoints.ts";
 import { type Evaluation, evaluateDomains } from "./evaluate.ts";
 import { BASE_MODEL, PREVIOUS_TASK_MODEL } from "./models.ts";
@@ -137,12 +139,13 @@ export async function save(run: Run, name: number | "latest", state: RunState = 
   run.reporter.line(`Saved ${path}`);
 }
 
-/** The closing words. */
-export function close(run: Run): readonly MetricsRow[] {
+/** The picture and the closing words. */
+export async function close(run: Run): Promise<readonly MetricsRow[]> {
   const { metrics, reporter, directory, phases, endpoints } = run;
+  await writeLearningCurves(run);
   const spending = spendingLines(endpoints);
   const transfer = metrics.rows.findLast((row) => row.kind === "transfer") ?? null;
-  const names = ["config.json", "metrics.json", "metrics.jsonl", "timings.jsonl", "rollouts/", "run.log"];
+  const names = ["config.json", "metrics.json", "metrics.jsonl", "timings.jsonl", ...CURVES, "rollouts/", "run.log"];
   const files = [
     ...names.map((name) => directory.file(name)),
     ...(run.last_checkpoint === null ? [] : [run.last_checkpoint]),
@@ -185,11 +188,11 @@ function writeEvalRow(run: Run, { index, domain }: Experience, step: number, { s
   run.metrics.write({ kind: "eval", task_idx: index, domain, step, score });
 }
 
-const transferRow = ({ metrics, config }: Run, { index, domain }: Experience): TransferRow => ({
+const transferRow = ({ metrics, config, method }: Run, { index, domain }: Experience): TransferRow => ({
   kind: "transfer",
   task_idx: index,
   domain,
-  ...transferMetrics(scoresRowsOf(metrics.rows), config.eval_seed),
+  ...transferMetrics(trainedRows(metrics.rows, method.name), config.eval_seed),
 });
 
 /** Once an experience, from its rows so far, so that a resumed run says the same. */

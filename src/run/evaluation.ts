@@ -21,10 +21,18 @@ import { chooseUsers, loadUserModel } from "./users.ts";
 /** Tasks of a domain: those held out (`test`), those trained on (`train`), all, or a split of its own (`base`, `small` …). */
 export type EvaluatedSplit = "test" | "train" | "all" | (string & {});
 
+export interface EvaluateSessionOptions {
+  readonly split: EvaluatedSplit;
+  /** Absent: all of `task_order`. */
+  readonly domain?: string | null;
+  /** Optimizer updates so far. */
+  readonly policy_version?: number;
+}
+
 export async function evaluateSession(
   config: RunConfig,
   session: Session,
-  { split, policy_version = 0 }: { readonly split: EvaluatedSplit; readonly policy_version?: number },
+  { split, domain = null, policy_version = 0 }: EvaluateSessionOptions,
 ): Promise<Evaluation> {
   const { policy, domains, edge } = session;
   await checkContext(config, { policy, domains });
@@ -36,7 +44,7 @@ export async function evaluateSession(
   const userInfo = await loadUserModel(policy, users, session.user_model_directory);
   const makers = { makeUser: users.maker(userInfo, session), makeJudge: judgeMaker(endpoints) };
   const rollouts = new Rollouts({ config, policy, ...makers, reporter: edge.reporter, signal: edge.signal });
-  const splits = splitsOf(config, session, split);
+  const splits = splitsOf(config, session, split).filter((each) => domain === null || each.domain.name === domain);
   for (const text of expectedCalls(config, evaluationOnly(config, splits))) edge.reporter.line(text);
   try {
     return await evaluateDomains(splits, { rollouts, config, policy_version });

@@ -28,7 +28,7 @@ export async function train(config: RunConfig, session: Session): Promise<TrainR
   using _files = run.metrics;
   try {
     await trainSequence(run);
-    return { log_dir: run.directory.path, rows: close(run) };
+    return { log_dir: run.directory.path, rows: await close(run) };
   } catch (error) {
     throw error instanceof BudgetError ? await stopForBudget(run, error) : asInterruption(error, run);
   }

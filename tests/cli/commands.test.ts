@@ -88,9 +88,9 @@ test("a script gets the API, its arguments, and TypeScript", async () => {
     'import { CLAlgorithm, GRPOConfig, GRPOTrainer, MetricsTracker, TrajectoryBuffer, knownDomains, loadDomain } from "grpo-cl";',
     "class Mine extends CLAlgorithm { readonly name: string = 'mine'; }",
     "const config = await GRPOConfig.load('quickstart', { seed: 3, user: { kind: 'scripted' } });",
-    "const trainer = new GRPOTrainer(config, { algorithm: new Mine() });",
+    "const trainer = new GRPOTrainer(config, { clAlgorithm: new Mine() });",
     "const domain = loadDomain(knownDomains().at(-1)!, { tau2_data_dir: null, train_split: 0.8 });",
-    "console.log(JSON.stringify([trainer.config.seed, trainer.algorithm?.name, domain.tasks.length > 0, typeof MetricsTracker, typeof TrajectoryBuffer, process.argv.slice(2)]));",
+    "console.log(JSON.stringify([trainer.config.seed, trainer.clAlgorithm?.name, domain.tasks.length > 0, typeof MetricsTracker, typeof TrajectoryBuffer, process.argv.slice(2)]));",
   ].join("\n");
   writeFileSync(join(cwd, "my.ts"), script);
   const { out, err, exitCode } = await runCli(["run", "my.ts", "--help", "x"], { cwd });

@@ -46,6 +46,8 @@ describe("a whole run", () => {
       "checkpoint_task_1",
       "checkpoint_task_2",
       "config.json",
+      "learning_curves.png",
+      "learning_curves.svg",
       "metrics.json",
       "metrics.jsonl",
       "rollouts",

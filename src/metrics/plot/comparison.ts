@@ -1,19 +1,21 @@
 /** Methods in one picture: training curves over each other, the evaluation of each domain, and the metrics with their intervals. */
 import { type Draws, interval95, meanDraws } from "../bootstrap.ts";
 import { type ComparedMetric, type Comparison, groupRuns, type RunGroup } from "../compare.ts";
-import { estimatedMatrix, Resamples, resampledMatrix } from "../matrix.ts";
+import { estimatedMatrix, Resamples, resampledMatrix, trainedRows } from "../matrix.ts";
 import type { TrainMetric } from "../names.ts";
 import type { RunRecord } from "../record.ts";
 import { scoresRowsOf } from "../rows.ts";
 import { borders, type EvaluationPoint, smoothed, trainSeries, updatesMax } from "./curves.ts";
 import { type BandPoint, type Box, colour, Panel, type Point, type Range, rangeOf } from "./panel.ts";
-import { element, picture, text } from "./svg.ts";
+import { element, picture, round, text } from "./svg.ts";
 
 const WIDTH = 1240;
 const PANEL = { width: WIDTH / 2, height: 400 };
 const HEAD = 56;
-const LEGEND = 26;
-const REWARD: Range = [-0.02, 1.04];
+/** Of a row. */
+const LEGEND = 22;
+/** With room for the names of the domains. */
+const REWARD: Range = [-0.02, 1.1];
 const UPDATES = "optimizer updates";
 
 export function comparisonSvg(records: readonly RunRecord[], { methods }: Comparison): string {
@@ -26,30 +28,46 @@ export function comparisonSvg(records: readonly RunRecord[], { methods }: Compar
     (box) => metricsPanel(methods, box),
   ];
   const rows = Math.ceil(panels.length / 2);
+  const places = legendPlaces(groups);
+  const top = HEAD + ((places.at(-1)?.row ?? 0) + 1) * LEGEND;
   return picture(
-    { width: WIDTH, height: HEAD + LEGEND + rows * PANEL.height },
+    { width: WIDTH, height: top + rows * PANEL.height },
     text(`${methods.length} methods, ${records.length} runs`, { x: 24, y: 30, "font-size": 18, "font-weight": "bold" }),
     text("Lines: mean over seeds. Training bands: lowest to highest seed. Evaluation: 95 % interval over tasks.", {
       x: 24,
       y: 50,
       fill: "#555555",
     }),
-    legend(groups),
-    ...panels.map((draw, i) =>
-      draw({ x: (i % 2) * PANEL.width, y: HEAD + LEGEND + Math.floor(i / 2) * PANEL.height, ...PANEL }),
-    ),
+    legend(groups, places),
+    ...panels.map((draw, i) => draw({ x: (i % 2) * PANEL.width, y: top + Math.floor(i / 2) * PANEL.height, ...PANEL })),
   );
 }
 
-function legend(groups: readonly RunGroup[]): string {
-  let x = 24;
-  const entries = groups.map(({ name, runs }, i) => {
-    const label = `${name}${runs.length > 1 ? ` (${runs.length} seeds)` : ""}`;
-    const entry =
-      element("path", { d: `M${x} ${HEAD + 12}h26`, stroke: colour(i), "stroke-width": 3 }) +
-      text(label, { x: x + 32, y: HEAD + 16 });
-    x += 32 + label.length * 7.3 + 24;
-    return entry;
+interface LegendPlace {
+  readonly x: number;
+  readonly row: number;
+}
+
+const labelOf = ({ name, runs }: RunGroup): string => `${name}${runs.length > 1 ? ` (${runs.length} seeds)` : ""}`;
+
+/** As many in a row as fit. */
+function legendPlaces(groups: readonly RunGroup[]): LegendPlace[] {
+  let [x, row] = [24, 0];
+  return groups.map((group) => {
+    const width = 32 + labelOf(group).length * 7.3 + 24;
+    if (x > 24 && x + width > WIDTH) [x, row] = [24, row + 1];
+    const place = { x, row };
+    x += width;
+    return place;
+  });
+}
+
+function legend(groups: readonly RunGroup[], places: readonly LegendPlace[]): string {
+  const entries = groups.map((group, i) => {
+    const { x, row } = places[i] as LegendPlace;
+    const y = HEAD + 14 + row * LEGEND;
+    const line = element("path", { d: `M${round(x)} ${y}h26`, stroke: colour(i), "stroke-width": 3 });
+    return line + text(labelOf(group), { x: x + 32, y: y + 4 });
   });
   return entries.join("");
 }
@@ -145,7 +163,7 @@ function evaluationPanel(groups: readonly RunGroup[], { box, domain, records }: 
 /** Rows that every seed has. */
 function evaluationOf(runs: readonly RunRecord[], domain: string, resamples: Resamples): EvaluationPoint[] {
   const matrices = runs.map((run) => {
-    const rows = scoresRowsOf(run.rows);
+    const rows = trainedRows(run.rows, run.method);
     return { estimated: estimatedMatrix(rows), resampled: resampledMatrix(rows, resamples) };
   });
   const steps = runs[0]?.config.num_steps_per_task ?? 0;
@@ -170,9 +188,15 @@ const SHOWN: readonly (readonly [ComparedMetric, string])[] = [
 /** A dot and its interval for each method and metric. */
 function metricsPanel(methods: Comparison["methods"], box: Box): string {
   const estimates = methods.flatMap((method) => SHOWN.flatMap(([metric]) => method[metric] ?? []));
-  const y = rangeOf([0, ...estimates.flatMap(({ low, high }) => [low, high])]);
+  const ends = estimates.flatMap(({ low, high, spread }) => [
+    low,
+    high,
+    spread?.lowest ?? low,
+    spread?.highest ?? high,
+  ]);
+  const y = rangeOf([0, ...ends]);
   const panel = new Panel({
-    title: "Metrics, 95 % interval over tasks",
+    title: "Metrics (thick: 95 % over tasks, thin: lowest to highest seed)",
     box,
     x: [0, SHOWN.length],
     y,
@@ -187,16 +211,18 @@ function metricsPanel(methods: Comparison["methods"], box: Box): string {
       const estimate = method[metric];
       if (estimate === null) continue;
       const x = m + 0.5 + ((i + 0.5) / methods.length - 0.5) * 0.7;
+      const { low, high, spread } = estimate;
+      if (spread !== null)
+        panel.line(upright(x, spread.lowest, spread.highest), { stroke: colour(i), "stroke-width": 1.2 });
       panel
-        .line(
-          [
-            { x, y: estimate.low },
-            { x, y: estimate.high },
-          ],
-          { stroke: colour(i) },
-        )
+        .line(upright(x, low, high), { stroke: colour(i), "stroke-width": 4, "stroke-opacity": 0.6 })
         .dots([{ x, y: estimate.mean }], { fill: colour(i), r: 4.5 });
     }
   }
   return panel.svg();
 }
+
+const upright = (x: number, from: number, to: number): Point[] => [
+  { x, y: from },
+  { x, y: to },
+];

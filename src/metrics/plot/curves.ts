@@ -1,7 +1,7 @@
 /** The numbers behind the pictures. x counts optimizer updates over the whole run. */
 import type { TrainMetric } from "../names.ts";
 import type { RunRecord } from "../record.ts";
-import { type EvalRow, scoresRowsOf, type TrainRow } from "../rows.ts";
+import { scoresRowsOf, type TrainRow } from "../rows.ts";
 import type { DomainScore } from "../score.ts";
 import type { BandPoint, Point } from "./panel.ts";
 
@@ -44,36 +44,35 @@ export interface EvaluationPoint extends Point, BandPoint {}
 
 export interface EvaluationSeries {
   readonly domain: string;
-  /** Of the whole evaluation, in order. */
   readonly points: readonly EvaluationPoint[];
-  /** Of a part of its tasks. */
-  readonly probes: readonly EvaluationPoint[];
+  /** Of a few tasks, between steps. */
+  readonly probes: readonly Point[];
 }
 
 export function evaluationSeries(record: RunRecord): EvaluationSeries[] {
   const { config, rows } = record;
+  const after = (task_idx: number, step: number) => task_idx * config.num_steps_per_task + step + 1;
   const scores = scoresRowsOf(rows);
-  const evaluations = rows.filter((row): row is EvalRow => row.kind === "eval");
   return Object.keys(scores.at(-1)?.scores ?? {}).map((domain) => {
     const cells = scores.flatMap(({ task_idx, scores: { [domain]: score } }) =>
-      score === undefined ? [] : [{ x: (task_idx + 1) * config.num_steps_per_task, score }],
+      score === undefined ? [] : [pointOf(after(task_idx + 1, -1), score)],
     );
-    const between = evaluations
-      .filter((row) => row.domain === domain && row.step + 1 < config.num_steps_per_task)
-      .map(({ task_idx, step, score }) => ({ x: task_idx * config.num_steps_per_task + step + 1, score }));
-    const whole = cells[0]?.score.n_tasks;
-    const { full = [], part = [] } = Object.groupBy([...cells, ...between], ({ score }) =>
-      score.n_tasks === whole ? "full" : "part",
+    const between = rows.flatMap((row) =>
+      row.kind === "eval" && row.domain === domain && row.step + 1 < config.num_steps_per_task
+        ? [pointOf(after(row.task_idx, row.step), row.score)]
+        : [],
     );
-    return { domain, points: full.map(pointOf).toSorted(byX), probes: part.map(pointOf).toSorted(byX) };
+    const probes = rows.flatMap((row) => {
+      const y = row.kind === "probe" ? row.rewards[domain] : undefined;
+      return row.kind === "probe" && y !== undefined ? [{ x: after(row.task_idx, row.step), y }] : [];
+    });
+    return { domain, points: [...cells, ...between].toSorted((a, b) => a.x - b.x), probes };
   });
 }
 
-const pointOf = ({ x, score }: { readonly x: number; readonly score: DomainScore }): EvaluationPoint => ({
+const pointOf = (x: number, { reward_mean, low, high }: DomainScore): EvaluationPoint => ({
   x,
-  y: score.reward_mean,
-  low: score.low,
-  high: score.high,
+  y: reward_mean,
+  low,
+  high,
 });
-
-const byX = (a: Point, b: Point): number => a.x - b.x;

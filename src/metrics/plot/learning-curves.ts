@@ -10,7 +10,8 @@ const SIZE = { width: 1240, height: 900 };
 const HEAD = 60;
 const PANEL = { width: SIZE.width / 2, height: (SIZE.height - HEAD) / 2 };
 const UPDATES = "optimizer updates";
-const REWARD: Range = [-0.02, 1.04];
+/** With room for the names of the domains. */
+const REWARD: Range = [-0.02, 1.1];
 
 const boxAt = (column: number, row: number): Box => ({
   x: column * PANEL.width,
@@ -111,6 +112,7 @@ function evaluationPanel(record: RunRecord, box: Box): string {
     if ((idle[domain] ?? 0) > 0)
       panel.rule(idle[domain] as number, { stroke: colour(i), "stroke-dasharray": "2 4", "stroke-width": 1.5 });
   const legend: LegendEntry[] = series.map(({ domain }, i) => ({ label: domain, colour: colour(i) }));
+  if (series.some(({ probes }) => probes.length > 0)) legend.push({ label: "probe", colour: "#888888", dot: true });
   if (Object.values(idle).some((reward) => reward > 0))
     legend.push({ label: "doing nothing", colour: "#888888", dashed: true });
   return panel.legend(legend).svg();

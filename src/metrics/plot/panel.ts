@@ -1,8 +1,11 @@
 /** One panel of a picture: a titled frame with axes, into which curves are drawn in data coordinates. */
 import { type Attributes, element, round, text } from "./svg.ts";
 
-/** Okabe & Ito 2008: told apart by people with any colour vision. */
-const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#6B6B6B"];
+/** The first are Okabe & Ito's (2008), told apart by people with any colour vision. */
+const COLOURS = [
+  ...["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#6B6B6B"],
+  ...["#8C510A", "#1B7837", "#C51B7D", "#2C3E8F", "#B8860B", "#01665E", "#B2182B", "#000000"],
+];
 
 export const colour = (index: number): string => COLOURS[index % COLOURS.length] as string;
 
@@ -30,6 +33,8 @@ export interface LegendEntry {
   readonly label: string;
   readonly colour: string;
   readonly dashed?: boolean;
+  /** A hollow dot instead of a line. */
+  readonly dot?: boolean;
 }
 
 export interface PanelOptions {
@@ -123,27 +128,16 @@ export class Panel {
     return this;
   }
 
-  /** Below the curves' names of the borders, in rows, as many in a row as fit. */
-  legend(entries: readonly LegendEntry[], corner: "top" | "bottom" = "bottom"): this {
+  /** Beside the title where it fits, else at the bottom of the frame, in rows. */
+  legend(entries: readonly LegendEntry[]): this {
     const { x, y, width, height } = this.inner;
-    const rows = legendRows(entries, width - 16);
-    const top = corner === "bottom" ? y + height - rows.length * 17 - 6 : y + 20;
-    const widest = Math.max(...rows.map((row) => row.reduce((sum, entry) => sum + entryWidth(entry), 0)));
-    this.#over.push(
-      element("rect", {
-        x: x + 6,
-        y: top - 2,
-        width: widest + 6,
-        height: rows.length * 17 + 2,
-        fill: "#ffffff",
-        "fill-opacity": 0.82,
-        rx: 3,
-      }),
-    );
+    const beside = widthOf(entries) + this.#options.title.length * TITLE_LETTER < width;
+    const rows = beside ? [entries] : legendRows(entries, width - 16);
+    const first = beside ? y - 17 : y + height - rows.length * LEGEND_ROW;
     for (const [r, row] of rows.entries()) {
-      let at = x + 12;
+      let at = beside ? x + width - widthOf(row) + ENTRY_GAP : x + 12;
       for (const entry of row) {
-        this.#over.push(legendEntry(entry, at, top + r * 17 + 8));
+        this.#over.push(legendEntry(entry, at, first + r * LEGEND_ROW));
         at += entryWidth(entry);
       }
     }
@@ -178,8 +172,8 @@ export class Panel {
 
   #axes(): string[] {
     const { x, y, width, height } = this.inner;
-    const { xLabel, yLabel, x: xRange, y: yRange, xTicks = ticks(xRange, 8) } = this.#options;
-    const rows = ticks(yRange, 5).flatMap((tick) => [
+    const { xLabel, yLabel, x: xRange, y: yRange, xTicks = ticks(xRange, 9) } = this.#options;
+    const rows = ticks(yRange, 7).flatMap((tick) => [
       element("path", { d: `M${round(x)} ${round(this.py(tick))}h${round(width)}`, stroke: GRID }),
       text(tickText(tick), { x: x - 8, y: this.py(tick) + 4, "text-anchor": "end", "font-size": 11, fill: SOFT }),
     ]);
@@ -211,11 +205,16 @@ export class Panel {
 export const title = ({ title: content, box }: { readonly title: string; readonly box: Box }): string =>
   text(content, { x: box.x + MARGIN.left, y: box.y + 22, "font-size": 14, "font-weight": "bold" });
 
+/** Bold, 14 px. */
+const TITLE_LETTER = 9.5;
+const LEGEND_ROW = 17;
 const ENTRY_GAP = 18;
 const SWATCH = 22;
 
 /** DejaVu Sans at 11 px: about 6.6 px a letter. */
 const entryWidth = ({ label }: LegendEntry): number => SWATCH + 6 + label.length * 6.6 + ENTRY_GAP;
+
+const widthOf = (entries: readonly LegendEntry[]): number => entries.reduce((sum, entry) => sum + entryWidth(entry), 0);
 
 function legendRows(entries: readonly LegendEntry[], width: number): LegendEntry[][] {
   const rows: LegendEntry[][] = [[]];
@@ -231,27 +230,26 @@ function legendRows(entries: readonly LegendEntry[], width: number): LegendEntry
   return rows;
 }
 
-const legendEntry = ({ label, colour: stroke, dashed }: LegendEntry, x: number, y: number): string =>
-  element("path", {
-    d: `M${round(x)} ${round(y)}h${SWATCH}`,
-    stroke,
-    "stroke-width": 2.5,
-    "stroke-dasharray": dashed ? "5 4" : undefined,
-  }) + text(label, { x: x + SWATCH + 6, y: y + 4, "font-size": 11 });
-
-/** Round numbers within the range, about as many as wanted. */
-export function ticks([from, to]: Range, wanted: number): number[] {
-  const step = niceStep((to - from) / wanted);
-  const first = Math.ceil(from / step - 1e-9);
-  const count = Math.floor(to / step + 1e-9) - first + 1;
-  return Array.from({ length: count }, (_, i) => (first + i) * step);
+function legendEntry({ label, colour: stroke, dashed, dot }: LegendEntry, x: number, y: number): string {
+  const line = { d: `M${round(x)} ${round(y)}h${SWATCH}`, stroke, "stroke-width": 2.5 };
+  const mark = dot
+    ? element("circle", { cx: x + SWATCH / 2, cy: y, r: 3, fill: "#ffffff", stroke, "stroke-width": 1.5 })
+    : element("path", { ...line, "stroke-dasharray": dashed ? "2 4" : undefined });
+  return mark + text(label, { x: x + SWATCH + 6, y: y + 4, "font-size": 11 });
 }
 
-/** 1, 2 or 5 times a power of ten. */
-function niceStep(rough: number): number {
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const [factor = 10] = [1, 2, 5].filter((candidate) => candidate * power >= rough * (1 - 1e-9));
-  return factor * power;
+/** Round numbers within the range: the finest step of 1, 2 or 5 times a power of ten that gives no more than wanted. */
+export function ticks([from, to]: Range, most: number): number[] {
+  const power = 10 ** Math.floor(Math.log10((to - from) / most));
+  const steps = [1, 2, 5, 10, 20].map((factor) => factor * power);
+  const within = steps.map((step) => multiples(step, [from, to]));
+  return within.find((those) => those.length <= most) ?? [];
+}
+
+function multiples(step: number, [from, to]: Range): number[] {
+  const first = Math.ceil(from / step - 1e-9);
+  const count = Math.floor(to / step + 1e-9) - first + 1;
+  return Array.from({ length: Math.max(0, count) }, (_, i) => (first + i) * step);
 }
 
 const tickText = (value: number): string =>
