@@ -77,7 +77,7 @@ function placeOf(n: number, capacity: number, rng: Rng): number | null {
 }
 
 function* pulled(drawn: readonly Entry[], { der_alpha, der_beta }: DerPpConfig): Plan {
-  if (drawn.length === 0) return;
+  if (drawn.length === 0 || der_alpha + der_beta === 0) return;
   let penalty = 0;
   const successes = drawn.filter(({ reward }) => reward >= REWARD_MIN);
   if (der_alpha > 0) {

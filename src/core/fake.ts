@@ -66,6 +66,7 @@ export interface FakePolicy extends Policy {
   readonly weights: readonly number[];
   /** A copy of a vector. */
   vector(name: VectorName): readonly number[];
+  setVector(name: VectorName, values: readonly number[]): void;
 }
 
 export interface FakeOptions {
@@ -134,6 +135,10 @@ class ScriptedPolicy implements FakePolicy {
   }
   vector(name: VectorName): number[] {
     return this.#weights.read(name);
+  }
+  setVector(name: VectorName, values: readonly number[]): void {
+    this.#weights.dropVector(name);
+    this.#weights.addTo(name, values);
   }
 
   async loadModel(name: ModelName, _directory: string): Promise<ModelInfo> {
@@ -358,7 +363,8 @@ class ScriptedPolicy implements FakePolicy {
     return sequence;
   }
 
-  #drop(name: ModelName): void {
+  #drop(name: ModelName | VectorName): void {
+    if (this.#weights.dropVector(name)) return;
     this.#model(name);
     this.#frozen.delete(name);
     this.#staleSequences(name);
