@@ -11,13 +11,12 @@ import {
   type ExactObject,
   type ExactValue,
   entriesOf,
-  Float,
-  isArray,
   isObject,
   objectOf,
   sortedKeys,
 } from "../base/exact.ts";
 import { PythonError } from "./python.ts";
+import { canonicalText } from "./record-text.ts";
 
 /** One hashable piece of an image: its place in the image's canonical text, in bytes. */
 interface Span {
@@ -121,30 +120,6 @@ function checkpointsOf(bytes: Uint8Array): { checkpoints: Bun.CryptoHasher[]; di
 }
 
 const entryText = (key: string, entity: ExactValue): string => `${dumps(key)}: ${canonicalText(entity)}`;
-
-/** Entities never change, so their text is made once; a changed one shares the unchanged parts with its predecessor. */
-const canonicalTexts = new WeakMap<object, string>();
-
-/** The JSON text with sorted keys that hashes are taken of. */
-export function canonicalText(value: ExactValue): string {
-  if (typeof value !== "object" || value === null) return dumps(value);
-  if (value instanceof Float) return dumps(value);
-  let text = canonicalTexts.get(value);
-  if (text === undefined) {
-    text = isArray(value) ? `[${value.map(canonicalText).join(", ")}]` : objectText(value);
-    canonicalTexts.set(value, text);
-  }
-  return text;
-}
-
-function objectText(object: ExactObject): string {
-  let text = "{";
-  for (const key of sortedKeys(object)) {
-    if (text.length > 1) text += ", ";
-    text += `${dumps(key)}: ${canonicalText(object[key] as ExactValue)}`;
-  }
-  return `${text}}`;
-}
 
 /** A dict of entities of one environment: the image's, with its own changes over them. */
 export class Table<E extends ExactObject> {

@@ -16,6 +16,7 @@ import {
 } from "../base/exact.ts";
 import { type Field, type FieldType, objectSchema } from "./model.ts";
 import { type PythonError, typeError } from "./python.ts";
+import { outputText } from "./record-text.ts";
 import type { ToolKind, ToolSchema } from "./types.ts";
 
 /** A model instance in a result: its numbers stay numbers, where those of plain containers become strings (SPEC section 2.3). */
@@ -128,7 +129,7 @@ export function resultText(result: ToolResult): string {
 }
 
 function jsonText(result: ToolResult): string {
-  if (result instanceof ModelResult) return modelText(result.value);
+  if (result instanceof ModelResult) return outputText(result.value);
   if (Array.isArray(result)) return `[${result.map(jsonText).join(", ")}]`;
   if (result === null || typeof result === "string") return dumps(result);
   if (typeof result === "object" && !(result instanceof Float)) {
@@ -136,19 +137,6 @@ function jsonText(result: ToolResult): string {
     return `{${entries.join(", ")}}`;
   }
   return dumps(pythonStr(result as ExactValue));
-}
-
-/** Records never change, and the rollouts of a group read the same ones: their text is made once. */
-const modelTexts = new WeakMap<object, string>();
-
-function modelText(value: ExactValue): string {
-  if (typeof value !== "object" || value === null) return dumps(value);
-  let text = modelTexts.get(value);
-  if (text === undefined) {
-    text = dumps(value);
-    modelTexts.set(value, text);
-  }
-  return text;
 }
 
 /** The plain value behind a result, for functions that tasks call and compare. */

@@ -1,10 +1,10 @@
 /** Scripts of tool calls, run by the original and by us: contents, error flags, and the hash of every state in between. */
 import { describe, expect, test } from "bun:test";
 import { type ExactObject, type ExactValue, pythonStr } from "../../src/base/exact.ts";
-import { canonicalText } from "../../src/tau2/database.ts";
 import { knownDomains } from "../../src/tau2/domains/index.ts";
 import { prepareEnvironment, runAssertion, ToolEnvironment } from "../../src/tau2/environment.ts";
 import { PythonError } from "../../src/tau2/python.ts";
+import { canonicalText } from "../../src/tau2/record-text.ts";
 import { resultText } from "../../src/tau2/tool.ts";
 import type { EnvAssertion, EnvFunctionCall, Environment, Requestor, ToolCall } from "../../src/tau2/types.ts";
 import {
