@@ -1,5 +1,6 @@
 /** Formulas of the score matrix, against numbers that were computed by hand or published. */
 import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
 import type { Draws } from "../../src/metrics/bootstrap.ts";
 import { type MatrixRow, ScoreMatrix } from "../../src/metrics/matrix.ts";
 import type { ScoresRow } from "../../src/metrics/rows.ts";
@@ -155,6 +156,22 @@ test("intransigence compares with what training on the domain alone, or on all, 
   const best: Record<string, Draws> = { a: Float64Array.of(0.9), b: Float64Array.of(0.4) };
   expect(estimateOf(intransigence(R, (domain) => best[domain] ?? null))).toBeCloseTo((0.3 - 0.1) / 2, 12);
   expect(intransigence(R, (domain) => (domain === "a" ? best.a! : null))).toBeNull();
+});
+
+test("of domains that come once: ACC = learning accuracy + BWT · (N - 1)/N, and forgetting is at least -BWT", () => {
+  const reward = fc.double({ min: 0, max: 1, noNaN: true });
+  const sizes = fc.integer({ min: 2, max: 6 });
+  const matrices = sizes.chain((n) =>
+    fc.array(fc.array(reward, { minLength: n, maxLength: n }), { minLength: n + 1, maxLength: n + 1 }),
+  );
+  fc.assert(
+    fc.property(matrices, (scores) => {
+      const n = scores.length - 1;
+      const R = matrix("abcdef".slice(0, n), scores);
+      const [a, la, b, f] = [acc, learningAccuracy, bwt, forgetting].map((formula) => estimateOf(formula(R)) as number);
+      return Math.abs(a! - la! - (b! * (n - 1)) / n) < 1e-9 && f! >= -b! - 1e-9;
+    }),
+  );
 });
 
 test("rows out of order, and scores that are missing, are refused", () => {

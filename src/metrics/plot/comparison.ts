@@ -216,7 +216,7 @@ function metricsPanel(methods: Comparison["methods"], box: Box): string {
         panel.line(upright(x, spread.lowest, spread.highest), { stroke: colour(i), "stroke-width": 1.2 });
       panel
         .line(upright(x, low, high), { stroke: colour(i), "stroke-width": 4, "stroke-opacity": 0.6 })
-        .dots([{ x, y: estimate.mean }], { fill: colour(i), r: 4.5 });
+        .dots([{ x, y: estimate.mean }], { fill: colour(i), r: 3.5 });
     }
   }
   return panel.svg();
