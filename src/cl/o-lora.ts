@@ -16,6 +16,7 @@ export const oLora = (config: OLoraConfig): ContinualMethod => ({
   beforeExperience: ({ experience, rng }) => [newAdapter(`task_${experience.index}`, config, rng)],
   *beforeUpdate({ experience }): Plan {
     if (experience.index === 0 || config.o_lora_lambda === 0) return;
-    return (yield { op: "add_orthogonal_penalty", strength: config.o_lora_lambda }).value;
+    const { value } = yield { op: "add_orthogonal_penalty", strength: config.o_lora_lambda };
+    return config.o_lora_lambda * value;
   },
 });

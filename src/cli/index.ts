@@ -2,6 +2,7 @@
 import { type CommandDef, defineCommand, runCommand } from "citty";
 import { UserError } from "../base/errors.ts";
 import { didYouMean } from "../config/nearest.ts";
+import { benchCommand } from "./bench.ts";
 import { dataCommand } from "./data.ts";
 import { doctorCommand } from "./doctor.ts";
 import { evalCommand } from "./eval.ts";
@@ -31,6 +32,7 @@ const rootCommand = (host: Host) =>
       eval: evalCommand(host),
       sft: sftCommand(host),
       metrics: metricsCommand(host),
+      bench: benchCommand(host),
       run: runScriptCommand(host),
       data: dataCommand(host),
       play: playCommand(host),

@@ -363,7 +363,7 @@ export class FakeWeights {
         }
     }
     this.#gradient = f32(gradient);
-    return strength * penalty;
+    return penalty;
   }
 
   #restartOptimizer(): void {
@@ -381,15 +381,12 @@ const productOf = ({ rank, scale, a, b }: Adapter): number[] =>
     (i, j) => scale * sumOf(rank, (r) => (b[i * rank + r] as number) * (a[r * COLUMNS + j] as number)),
   );
 
-/** Top `density` of each vector by size, the sign with the larger sum, the mean of the entries that have it. */
+/** Top `density` of each vector by size (at a tie all stay), the sign with the larger sum, the mean of the entries that have it. */
 function ties(vectors: readonly (readonly number[])[], density: number): number[] {
   const trimmed = vectors.map((vector) => {
-    const kept = Math.ceil(density * vector.length - 1e-9);
-    const order = [...vector.keys()].sort(
-      (i, j) => Math.abs(vector[j] as number) - Math.abs(vector[i] as number) || i - j,
-    );
-    const keep = new Set(order.slice(0, kept));
-    return vector.map((value, i) => (keep.has(i) ? value : 0));
+    const kept = Math.max(1, Math.floor(density * vector.length));
+    const threshold = vector.map(Math.abs).sort((a, b) => b - a)[kept - 1] as number;
+    return vector.map((value) => (Math.abs(value) >= threshold ? value : 0));
   });
   return (vectors[0] ?? []).map((_, i) => {
     const entries = trimmed.map((vector) => vector[i] as number);

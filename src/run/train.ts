@@ -23,18 +23,23 @@ export interface TrainResult {
   readonly rows: readonly MetricsRow[];
 }
 
-export async function train(config: RunConfig, session: Session): Promise<TrainResult> {
+export interface TrainHooks {
+  /** The last step of an experience is done; its end (the method's plan, evaluation, checkpoint) is not. */
+  readonly onTrained?: (run: Run, experience: Experience) => Promise<void>;
+}
+
+export async function train(config: RunConfig, session: Session, hooks: TrainHooks = {}): Promise<TrainResult> {
   const run = await openRun(config, session);
   using _files = run.metrics;
   try {
-    await trainSequence(run);
+    await trainSequence(run, hooks);
     return { log_dir: run.directory.path, rows: await close(run) };
   } catch (error) {
     throw error instanceof BudgetError ? await stopForBudget(run, error) : asInterruption(error, run);
   }
 }
 
-async function trainSequence(run: Run): Promise<void> {
+async function trainSequence(run: Run, { onTrained }: TrainHooks): Promise<void> {
   const { config, curriculum, memory } = run;
   if (run.session.resume === null) await evaluateAll(run, null); // row -1: the base model
   for (const experience of curriculum.experiences.slice(run.position.experience)) {
@@ -49,6 +54,7 @@ async function trainSequence(run: Run): Promise<void> {
       if (isDue(config.save_interval, step, experience)) await save(run, "latest");
     }
     await closeResumable(run);
+    await onTrained?.(run, experience);
     await endExperience(run, experience);
     await evaluateAll(run, experience);
     run.position = { experience: experience.index + 1, step: 0 };

@@ -205,11 +205,11 @@ describe("refusals name what to change", () => {
       "--cl_algorithm none",
       '--cl_algorithm: expected one of sequential, joint, replay, adaptive_replay, ewc, online_ewc, ewc_pp, si, mas, lwf, a_gem, der_pp, o_lora, progressive, dynamic_expansion, fusion, adaptive_fusion, got "none"',
     ],
-    ...["o_lora", "progressive", "dynamic_expansion"].map((method) => [
+    ...["o_lora", "progressive", "dynamic_expansion"].map((method): [string, string] => [
       `--cl_algorithm ${method}`,
       `--lora_r: cl_algorithm ${method} trains LoRA adapters; set lora_r to their rank, such as 8`,
     ]),
-    ...["fusion", "adaptive_fusion"].map((method) => [
+    ...["fusion", "adaptive_fusion"].map((method): [string, string] => [
       `--cl_algorithm ${method} --task_order airline airline`,
       `--task_order: cl_algorithm ${method} merges what several domains taught; name at least two`,
     ]),

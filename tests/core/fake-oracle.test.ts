@@ -157,8 +157,8 @@ describe("weight operations", () => {
     },
     { op: { op: "combine", into: "x", terms: [] }, x: [0, 0, 0, 0, 0, 0] },
     { op: { op: "add_product", into: "x", a: "a", b: "b", factor: -1 }, x: [-2, 2, 3, -0, -0.125, -3] },
-    // Top half of each (ties: the first): a → 1 -2 3, b → 2 1 -3; signs by sum; mean of those that agree.
-    { op: { op: "merge_ties", into: "x", vectors: ["a", "b"], density: 0.5 }, x: [1.5, -2, 3, 0, 0, -3] },
+    // Top half of each (at a tie all): a → 1 -2 3 -1, b → 2 1 -1 -3; signs by sum; mean of those that agree.
+    { op: { op: "merge_ties", into: "x", vectors: ["a", "b"], density: 0.5 }, x: [1.5, -2, 3, 0, 0, -2] },
     { op: { op: "merge_ties", into: "x", vectors: ["a", "a"], density: 1 }, x: vectors.a },
     {
       op: { op: "merge_dare", into: "x", vectors: ["a", "b"], drop_rate: 0, seed: "1" },
