@@ -276,14 +276,9 @@ const FALSE_WORDS = new Set(["0", "false", "f", "no", "n", "off"]);
 
 function parseBool(value: ExactValue, wrong: Wrong): ExactValue {
   if (typeof value === "boolean") return value;
+  const number = value instanceof Float ? value.value : value;
   const word =
-    value instanceof Float
-      ? String(value.value)
-      : typeof value === "string"
-        ? value.toLowerCase()
-        : isInt(value)
-          ? String(value)
-          : undefined;
+    typeof number === "string" ? number.toLowerCase() : Number.isSafeInteger(number) ? String(number) : undefined;
   if (word === undefined) return wrong("bool_type", "Input should be a valid boolean");
   if (TRUE_WORDS.has(word)) return true;
   if (FALSE_WORDS.has(word)) return false;

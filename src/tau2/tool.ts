@@ -109,6 +109,7 @@ export function bindArguments<S>(owner: string, tool: Tool<S>, args: ExactObject
 function bindingError<S>(owner: string, { name, parameters }: Tool<S>, args: ExactObject): PythonError {
   const call = `${owner}.${name}()`;
   const unknown = keysOf(args).find((key) => !Object.hasOwn(parameters, key));
+  if (unknown === "self") return typeError(`${call} got multiple values for argument 'self'`);
   if (unknown !== undefined) return typeError(`${call} got an unexpected keyword argument '${unknown}'`);
   const missing = Object.keys(parameters).filter(
     (key) => !Object.hasOwn(args, key) && parameters[key]?.default === undefined,
