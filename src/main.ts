@@ -2,6 +2,7 @@
 import { writeSync } from "node:fs";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
+import { createInterface } from "node:readline";
 import pkg from "../package.json";
 import { installHost } from "./api/host.ts";
 import { UserError } from "./base/errors.ts";
@@ -11,9 +12,12 @@ import { dispatch } from "./cli/index.ts";
 import { npmLicences, ownLicences } from "./cli/npm-licenses.ts";
 import { EngineError } from "./core/errors.ts";
 import { setLibraryCache } from "./core/library.ts";
+import { BudgetError } from "./rollout/budget.ts";
 
 const EXIT_FAILURE = 1;
 const EXIT_BAD_INPUT = 2;
+/** `user.max_cost_usd` is reached. */
+const EXIT_BUDGET = 3;
 const SIGNALS = { SIGINT: 130, SIGTERM: 143 } as const;
 /** A gradient step cannot be cancelled: after this long an interrupted run ends without waiting for it. */
 const GRACE_MS = 2000;
@@ -33,11 +37,12 @@ export async function main(assets: Assets): Promise<never> {
   }
   const host: Host = {
     env: process.env,
-    now: Date.now,
+    now: () => performance.timeOrigin + performance.now(),
     signal: interrupt.signal,
     print: (text) => write(1, text),
     note: (text) => write(2, text),
     terminal: process.stderr.isTTY === true && process.env.TERM !== "dumb",
+    readLine: lineReader(interrupt.signal),
     fail: (code) => {
       exitCode = code;
     },
@@ -57,6 +62,28 @@ export async function main(assets: Assets): Promise<never> {
   process.exit(exitCode);
 }
 
+/** Nothing reads stdin before the first line is asked for. Lines that come by a pipe are repeated behind their prompt. */
+function lineReader(signal: AbortSignal): Host["readLine"] {
+  let lines: AsyncIterator<string> | null = null;
+  const open = (): AsyncIterator<string> => {
+    const terminal = process.stdin.isTTY === true;
+    const reader = createInterface({ input: process.stdin, output: terminal ? process.stdout : undefined, terminal });
+    reader.on("SIGINT", () => process.kill(process.pid, "SIGINT"));
+    return reader[Symbol.asyncIterator]();
+  };
+  const aborted = new Promise<never>((_, reject) => {
+    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+  });
+  aborted.catch(() => {});
+  return async (prompt) => {
+    lines ??= open();
+    if (process.stdin.isTTY) write(1, prompt);
+    const { value, done } = await Promise.race([lines.next(), aborted]);
+    if (!process.stdin.isTTY && !done) write(1, `${prompt}${value}\n`);
+    return done ? null : value;
+  };
+}
+
 /** Scripts and .ts configs import this very program under the package's name. */
 function offerApi(): void {
   Bun.plugin({
@@ -72,6 +99,10 @@ function reported(error: unknown): number {
   if (error instanceof UserError) {
     write(2, `error: ${error.message}\n`);
     return EXIT_BAD_INPUT;
+  }
+  if (error instanceof BudgetError) {
+    write(2, `${error.message}\n`);
+    return EXIT_BUDGET;
   }
   if (error instanceof EngineError) {
     write(2, `error: core (${error.code}): ${error.message}\n`);

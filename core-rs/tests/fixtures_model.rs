@@ -272,6 +272,7 @@ impl RaggedBatch {
             weights_n: &weights,
             advantages_n: &self.advantages,
             old_logprobs_n: &self.old,
+            stored: None,
         };
         // the fixture's reference log-probabilities belong to no model that is there
         trainer.forward_backward_against(model, &self.reference, &batch, loss).unwrap()
@@ -344,7 +345,7 @@ fn fixtures_grpo_losses_and_gradients() {
                     case["beta"] == 0.1 && case["epsilon_high"] == 0.28 && case["use_bias_correction_kl"] == false;
                 let mut squares = 0.0;
                 for (parameter, gradient) in model.parameters.iter().zip(trainer.gradients()) {
-                    let gradient = flat(gradient);
+                    let gradient = flat(&gradient);
                     let (got, want) = (norm(&gradient), case["grad_norms"][&parameter.name].as_f64().unwrap());
                     close(got, want, NORM_TOLERANCE * want.max(1e-6), &parameter.name);
                     squares += got * got;

@@ -3,6 +3,7 @@ import { type ConfigFile, readConfigFile } from "../config/files.ts";
 import { resolveConfig } from "../config/load.ts";
 import type { RunConfig, RunConfigInput } from "../config/schema.ts";
 import { holdsRun } from "../run/directory.ts";
+import { directoryName } from "../tau2/domains/directory.ts";
 import { knownDomains } from "../tau2/domains/index.ts";
 import { currentHost } from "./host.ts";
 
@@ -31,5 +32,17 @@ export type GRPOConfig = RunConfig;
 
 function resolved(file: ConfigFile): RunConfig {
   const { env } = currentHost().edge;
-  return resolveConfig({ command: "train", file, flags: {}, env, knownDomains: knownDomains(), isTaken: holdsRun });
+  return resolveConfig({
+    command: "train",
+    file,
+    flags: {},
+    env,
+    knownDomains: [...knownDomains(), ...namesIn(file.values.domain_dir)],
+    isTaken: holdsRun,
+  });
+}
+
+/** Directories are read when a run opens them; until then a domain is known by its directory's name. */
+function namesIn(domain_dir: unknown): string[] {
+  return Array.isArray(domain_dir) ? domain_dir.filter((path) => typeof path === "string").map(directoryName) : [];
 }

@@ -284,17 +284,11 @@ export function floatRepr(value: number): string {
   if (Number.isNaN(value)) return "nan";
   if (!Number.isFinite(value)) return value > 0 ? "inf" : "-inf";
   if (value === 0) return Object.is(value, -0) ? "-0.0" : "0.0";
-  const sign = value < 0 ? "-" : "";
-  const [mantissa = "", power = "0"] = Math.abs(value).toExponential().split("e");
-  const digits = mantissa.replace(".", "");
-  const exponent = Number(power);
-  if (exponent >= 16 || exponent < -4) {
-    const fraction = digits.length > 1 ? `.${digits.slice(1)}` : "";
-    return `${sign}${digits[0]}${fraction}e${exponent < 0 ? "-" : "+"}${String(Math.abs(exponent)).padStart(2, "0")}`;
-  }
-  if (exponent < 0) return `${sign}0.${"0".repeat(-exponent - 1)}${digits}`;
-  const whole = digits.slice(0, exponent + 1).padEnd(exponent + 1, "0");
-  return `${sign}${whole}.${digits.slice(exponent + 1) || "0"}`;
+  const size = Math.abs(value);
+  // JavaScript's own text has the same digits, and is decimal in this range too.
+  if (size >= 1e-4 && size < 1e16) return Number.isInteger(value) ? `${value}.0` : String(value);
+  const [mantissa, exponent = ""] = value.toExponential().split("e");
+  return `${mantissa}e${exponent.charAt(0)}${exponent.slice(1).padStart(2, "0")}`;
 }
 
 /** `format(x, ".2f")`: correctly rounded from the binary value, ties (odd eighths) to even, where toFixed takes them up. */
@@ -368,7 +362,11 @@ function jsonFloat(value: number): string {
 }
 
 function keysIn(object: ExactObject, options: DumpOptions): readonly string[] {
-  if (!options.sorted) return keysOf(object);
+  return options.sorted ? sortedKeys(object) : keysOf(object);
+}
+
+/** The keys by code point, as `sort_keys=True`. */
+export function sortedKeys(object: ExactObject): string[] {
   const keys = Object.keys(object);
   return keys.some((key) => SURROGATES.test(key)) ? keys.sort(compareCodePoints) : keys.sort();
 }

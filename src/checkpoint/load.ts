@@ -32,7 +32,7 @@ export async function openCheckpoint(resume_from: string): Promise<Checkpoint> {
     optimizer_file: join(path, FILES.optimizer),
     metrics_file: join(path, FILES.metrics),
     config: readJson(join(path, FILES.config)) as RunConfig,
-    state: readJson(join(path, FILES.run)) as RunState,
+    state: { ...positionIn(path), method: readJson(join(path, FILES.method)) as RunState["method"] },
     memory: (capacity) => TrajectoryBuffer.load(join(path, FILES.memory), { capacity }),
   };
 }
@@ -43,7 +43,7 @@ function newestIn(log_dir: string): string {
   if (!statSync(log_dir).isDirectory()) throw new UserError("--resume_from", `${log_dir} is a file, not a checkpoint`);
   const found = candidates(log_dir)
     .filter((path) => belongsTo(log_dir, path))
-    .map((path) => ({ path, state: readJson(join(path, FILES.run)) as RunState }));
+    .map((path) => ({ path, state: positionIn(path) }));
   const newest = found.toSorted((a, b) => further(b.state, a.state))[0];
   if (newest === undefined) throw new UserError("--resume_from", `${log_dir} holds no checkpoint of its run`);
   return newest.path;
@@ -59,7 +59,10 @@ function candidates(log_dir: string): string[] {
     .filter((path) => [FILES.manifest, FILES.run, FILES.metrics].every((name) => existsSync(join(path, name))));
 }
 
-const further = (a: RunState, b: RunState): number =>
+/** run.json: where the run stood. */
+const positionIn = (path: string) => readJson(join(path, FILES.run)) as Omit<RunState, "method">;
+
+const further = (a: Pick<RunState, "position">, b: Pick<RunState, "position">): number =>
   a.position.experience - b.position.experience || a.position.step - b.position.step;
 
 /** Not so for one left by a run that was later resumed from an earlier checkpoint and took another way. */

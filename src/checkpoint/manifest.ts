@@ -5,14 +5,14 @@
  *     model/                    loads in transformers
  *     trajectories.json         the memory
  *     config.json               of the run
- *     state/optimizer.safetensors, state/run.json, state/metrics.jsonl
+ *     state/optimizer.safetensors, state/run.json, state/method.json, state/metrics.jsonl
  *     manifest.json
  */
 import { createReadStream, existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join, relative } from "node:path";
 import { UserError } from "../base/errors.ts";
 
-export const FORMAT = 1;
+export const FORMAT = 2;
 
 export const FILES = {
   model: "model",
@@ -20,6 +20,7 @@ export const FILES = {
   config: "config.json",
   optimizer: "state/optimizer.safetensors",
   run: "state/run.json",
+  method: "state/method.json",
   metrics: "state/metrics.jsonl",
   manifest: "manifest.json",
 } as const;

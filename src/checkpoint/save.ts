@@ -27,11 +27,13 @@ export async function saveCheckpoint(path: string, content: CheckpointContent): 
   const { policy, memory, config, state, metrics, signal } = content;
   await policy.save(join(staged, FILES.model));
   signal.throwIfAborted();
-  await policy.saveState(join(staged, FILES.optimizer));
+  await policy.saveState(join(staged, FILES.optimizer), { models: state.models });
   signal.throwIfAborted();
   memory.save(join(staged, FILES.memory));
   writeFileAtomic(join(staged, FILES.config), pretty(config));
-  writeFileAtomic(join(staged, FILES.run), pretty(state));
+  const { method, ...run } = state;
+  writeFileAtomic(join(staged, FILES.run), pretty(run));
+  writeFileAtomic(join(staged, FILES.method), `${JSON.stringify(method)}\n`);
   copyFileSync(metrics, join(staged, FILES.metrics));
   for (const file of filesBelow(staged)) syncFile(join(staged, file));
   writeFileAtomic(join(staged, FILES.manifest), pretty(await manifestOf(staged)));

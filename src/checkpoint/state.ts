@@ -1,4 +1,8 @@
-/** All that a run must remember beside weights, optimizer and memory: small, JSON, in state/run.json. */
+/**
+ * All that a run must remember beside weights, optimizer and memory: JSON, in state/run.json; the method's own state, which
+ * may be large, in state/method.json.
+ */
+import type { ModelName } from "../base/weight-op.ts";
 import type { MethodState } from "../cl/method.ts";
 import type { SamplerState } from "../curriculum/sampler.ts";
 
@@ -14,6 +18,10 @@ export interface RunState {
   readonly policy_version: number;
   /** Steps in a row, up to now, whose gradient was not finite. */
   readonly nonfinite_steps: number;
+  /** Dollars that paid models have cost so far; absent in checkpoints of before there were any. */
+  readonly spent_usd?: number;
   readonly sampler: SamplerState;
+  /** Frozen models that are kept beside the optimizer's moments. */
+  readonly models: readonly ModelName[];
   readonly method: { readonly name: string; readonly state: MethodState };
 }

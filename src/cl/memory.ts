@@ -26,6 +26,7 @@ export interface DomainStatistics {
 
 export interface BufferStatistics {
   readonly size: number;
+  /** Of each domain. */
   readonly capacity: number;
   /** null while nothing is remembered. */
   readonly reward_mean: number | null;
@@ -40,7 +41,7 @@ export interface SampleOptions {
 }
 
 export class TrajectoryBuffer {
-  /** Rollouts that fit. */
+  /** Rollouts of each domain that fit. */
   readonly capacity: number;
   #trajectories: Trajectory[];
 
@@ -95,6 +96,13 @@ export class TrajectoryBuffer {
     });
   }
 
+  /** The rollouts of a task that were made together, the last time. */
+  newestGroup({ domain, task_id }: { readonly domain: string; readonly task_id: string }): Trajectory[] {
+    const same = this.#trajectories.filter((one) => one.domain === domain && one.task_id === task_id);
+    const last = same.at(-1);
+    return same.filter(({ task_idx, step }) => task_idx === last?.task_idx && step === last.step);
+  }
+
   getStatistics(): BufferStatistics {
     const byDomain = Map.groupBy(this.#trajectories, (trajectory) => trajectory.domain);
     return {
@@ -122,20 +130,14 @@ export class TrajectoryBuffer {
     return new TrajectoryBuffer({ capacity: capacity ?? Math.max(1, trajectories.length), trajectories });
   }
 
-  /** The oldest of the largest domain goes first, so a long experience does not push the earlier ones out. */
+  /** The oldest rollouts of a domain go first. */
   #forgetSurplus(): void {
-    const surplus = this.size - this.capacity;
-    if (surplus <= 0) return;
-    const counts = countsByDomain(this.#trajectories);
-    const drop = new Map<string, number>();
-    for (let i = 0; i < surplus; i++) {
-      const [largest, count] = [...counts].reduce((most, entry) => (entry[1] > most[1] ? entry : most));
-      counts.set(largest, count - 1);
-      drop.set(largest, (drop.get(largest) ?? 0) + 1);
-    }
+    const surplus = countsByDomain(this.#trajectories);
+    for (const [domain, count] of surplus) surplus.set(domain, count - this.capacity);
+    if ([...surplus.values()].every((count) => count <= 0)) return;
     this.#trajectories = this.#trajectories.filter(({ domain }) => {
-      const left = drop.get(domain) ?? 0;
-      drop.set(domain, left - 1);
+      const left = surplus.get(domain) ?? 0;
+      surplus.set(domain, left - 1);
       return left <= 0;
     });
   }

@@ -1,6 +1,6 @@
 /**
- * Replay: a share of each step's tasks comes from earlier domains and is rolled out again under the current policy, so
- * the update stays on-policy. Which tasks: those that the memory holds rollouts of.
+ * Replay: a share of each step's tasks comes from earlier domains. By default they are rolled out again under the current
+ * policy, so the update stays on-policy; `stored` trains on the remembered rollouts with their recorded log-probabilities.
  */
 import type { Rng } from "../base/rng.ts";
 import type { TaskRef } from "../curriculum/curriculum.ts";
@@ -15,20 +15,35 @@ export interface ReplayConfig {
   /** `replace`: a step stays as large as without replay. `add`: replayed tasks come on top. */
   readonly replay_budget: "replace" | "add";
   readonly replay_strategy: ReplayStrategy;
+  readonly replay_mode: "reroll" | "stored";
 }
 
 export const replay = (config: ReplayConfig): ContinualMethod => ({
   ...PLAIN,
   name: "replay",
-  augmentBatch: (context) => augmented(context, config),
+  augmentBatch: (context) => withReplayed(context, drawn(context, config), config),
 });
 
-function augmented({ tasks, experience, step, memory, rng }: BatchContext, config: ReplayConfig): TaskRef[] {
+/** Remembered tasks of earlier domains, as many as the ratio says. */
+export function drawn({ tasks, experience, step, memory, rng }: BatchContext, config: ReplayConfig): RememberedTask[] {
   const candidates = memory.tasksOf(experience.earlier);
   const wanted = replayCount({ step, ratio: config.replay_ratio, batch: tasks.length });
-  const replayed = STRATEGIES[config.replay_strategy](candidates, wanted, rng);
-  const kept = config.replay_budget === "replace" ? tasks.slice(0, tasks.length - replayed.length) : tasks;
-  return [...kept, ...replayed.map(({ domain, task_id }) => ({ domain, task_id, replayed: true }))];
+  return STRATEGIES[config.replay_strategy](candidates, wanted, rng);
+}
+
+export interface ReplayUse extends Pick<ReplayConfig, "replay_budget" | "replay_mode"> {
+  readonly use?: TaskRef["use"];
+}
+
+/** The step's plan; `use` wins over replay_mode. */
+export function withReplayed(
+  { tasks }: BatchContext,
+  replayed: readonly RememberedTask[],
+  { replay_budget, replay_mode, use = replay_mode === "stored" ? "stored" : undefined }: ReplayUse,
+): TaskRef[] {
+  const kept = replay_budget === "replace" ? tasks.slice(0, Math.max(0, tasks.length - replayed.length)) : tasks;
+  const marked = replayed.map(({ domain, task_id }) => ({ domain, task_id, replayed: true }));
+  return [...kept, ...(use === undefined ? marked : marked.map((ref) => ({ ...ref, use })))];
 }
 
 /** ⌊(s+1)·ratio·batch⌋ − ⌊s·ratio·batch⌋: over many steps exactly the ratio, also where a batch is less than 1/ratio. */

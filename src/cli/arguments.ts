@@ -10,6 +10,7 @@ import { OPTIONS, optionNamed } from "../config/options.ts";
 import type { Command } from "../config/rules.ts";
 import type { RunConfig } from "../config/schema.ts";
 import { holdsRun } from "../run/directory.ts";
+import { registerDomainDirectories } from "../tau2/domains/directory.ts";
 import type { Host } from "./host.ts";
 
 /** citty reads these for nothing but names and help; values are parsed by config/flags.ts, which refuses what is unknown. */
@@ -45,10 +46,23 @@ export function ownFlags(args: ArgsDef): CommandFlag[] {
 
 /** For commands without config options: parses their own flags and refuses config options as unknown. */
 export function parseOwnFlags(rawArgs: readonly string[], args: ArgsDef): ParsedFlags["own"] {
+  return parseFlagsOf(rawArgs, args, []).own;
+}
+
+/** As `parseOwnFlags`, for commands that take `--domain_dir`: those domains are known afterwards; their names come back. */
+export async function parseDomainFlags(
+  rawArgs: readonly string[],
+  { domain_dir: _, ...args }: ArgsDef,
+): Promise<{ readonly own: ParsedFlags["own"]; readonly registered: readonly string[] }> {
+  const { options, own } = parseFlagsOf(rawArgs, args, ["domain_dir"]);
+  return { own, registered: await registerDomainDirectories(directoriesIn(options.domain_dir)) };
+}
+
+function parseFlagsOf(rawArgs: readonly string[], args: ArgsDef, allowed: readonly string[]): ParsedFlags {
   const { options, own } = parseFlags(rawArgs, ownFlags(args));
-  const stray = Object.keys(options)[0];
+  const stray = Object.keys(options).find((name) => !allowed.includes(name));
   if (stray !== undefined) throw new UserError(`--${stray}`, "is an option of train and eval, not of this command");
-  return own;
+  return { options, own };
 }
 
 export interface RunArguments {
@@ -68,11 +82,18 @@ export async function parseRunArguments(
   const { options, own } = parseFlags(given.rawArgs, ownFlags(given.args));
   const path = typeof own.config === "string" ? own.config : configOfCheckpoint(options.resume_from);
   const file = path === null ? null : await readConfigFile(path);
-  const { command, knownDomains } = given;
+  const { command } = given;
+  const registered = await registerDomainDirectories(directoriesIn(options.domain_dir ?? file?.values.domain_dir));
+  const knownDomains = [...new Set([...given.knownDomains, ...registered])];
   return {
     config: resolveConfig({ command, file, flags: options, env: host.env, knownDomains, isTaken: holdsRun }),
     own,
   };
+}
+
+/** What is no list of names is told by the check of types. */
+function directoriesIn(value: unknown): string[] {
+  return Array.isArray(value) ? value.filter((name) => typeof name === "string") : [];
 }
 
 /** `--resume_from` alone goes on with the config that the checkpoint, or run directory, holds. */

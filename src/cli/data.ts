@@ -1,11 +1,12 @@
-/** `grpo-cl data check`: which of tau2-bench's files are there, and whether they are the version we reproduce. */
-import { existsSync } from "node:fs";
+/** `grpo-cl data check`: which of tau2-bench's files are there, whether they are the version we reproduce, and what is in them. */
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type ArgsDef, defineCommand } from "citty";
 import { UserError } from "../base/errors.ts";
 import { dataRoot } from "../tau2/data-directory.ts";
-import { knownDomains } from "../tau2/domains/index.ts";
-import { parseOwnFlags } from "./arguments.ts";
+import { customDomains, dataDomains, knownDomains } from "../tau2/domains/index.ts";
+import { parseDomainFlags } from "./arguments.ts";
+import { type CheckedDomain, checkDomain, domainLines } from "./data-domain.ts";
 import type { Host } from "./host.ts";
 import { HOW_TO_GET_TAU2, TAU2_FILES, TAU2_VERSION } from "./tau2-files.ts";
 
@@ -19,6 +20,16 @@ export const DATA_ARGS = {
   json: { type: "boolean", description: "Print JSON." },
 } satisfies ArgsDef;
 
+export const DOMAIN_DIR_ARG = {
+  domain_dir: {
+    type: "string",
+    description: "A domain of your own: a directory with policy.md, db.json, tasks.json and tools.ts. May be repeated.",
+    valueHint: "DIR",
+  },
+} satisfies ArgsDef;
+
+const CHECK_ARGS = { ...DATA_ARGS, ...DOMAIN_DIR_ARG } satisfies ArgsDef;
+
 export const dataCommand = (host: Host) =>
   defineCommand({
     meta: { name: "data", description: "Look at tau2-bench's data." },
@@ -29,17 +40,40 @@ const checkCommand = ({ env, print, fail }: Host) =>
   defineCommand({
     meta: {
       name: "check",
-      description: "Say which of tau2-bench's files are there, with their SHA-256, and how to get what is missing.",
+      description:
+        "Say which of tau2-bench's files are there, with their SHA-256, what tasks they hold, and how to get what is missing.",
     },
-    args: DATA_ARGS,
+    args: CHECK_ARGS,
     run: async ({ rawArgs }) => {
-      const { tau2_data_dir, json } = parseOwnFlags(rawArgs, DATA_ARGS);
+      const { own, registered } = await parseDomainFlags(rawArgs, CHECK_ARGS);
+      const { tau2_data_dir, json } = own;
       const directory = typeof tau2_data_dir === "string" ? tau2_data_dir : (env.TAU2_DATA_DIR ?? null);
-      const found = await checkTau2Data(directory);
-      print(json === true ? `${JSON.stringify({ directory, files: found })}\n` : report(directory, found));
-      if (found.some(({ state, domain }) => state !== "ok" && isUsable(domain))) fail(1);
+      const files = await checkTau2Data(directory);
+      const data: CheckedData = {
+        directory,
+        version: versionOf(directory, files),
+        files,
+        domains: [
+          ...(directory === null ? [] : dataDomains().map((name) => checkDomain(name, directory))),
+          ...registered.map((name) => checkDomain(name, directory)),
+        ],
+      };
+      print(json === true ? `${JSON.stringify(data)}\n` : report(data));
+      if (lacksData(data) || data.domains.some(({ problem }) => problem !== null)) fail(1);
     },
   });
+
+/** Whoever looks at domains of his own alone need not have tau2's data. */
+function lacksData({ directory, files }: CheckedData): boolean {
+  return (directory !== null || customDomains().length === 0) && files.some(({ state }) => state !== "ok");
+}
+
+interface CheckedData {
+  readonly directory: string | null;
+  readonly version: string;
+  readonly files: readonly CheckedFile[];
+  readonly domains: readonly CheckedDomain[];
+}
 
 export interface CheckedFile {
   readonly domain: string;
@@ -84,39 +118,40 @@ async function sha256Of(file: string): Promise<string | null> {
   return new Bun.CryptoHasher("sha256").update(await Bun.file(file).arrayBuffer()).digest("hex");
 }
 
-function report(directory: string | null, files: readonly CheckedFile[]): string {
-  const tau2Domains = Object.keys(TAU2_FILES);
-  const builtIn = knownDomains().filter((name) => !tau2Domains.includes(name));
+/** As far as it can be told: the files' hashes say whether it is the reference, a checkout names its own. */
+function versionOf(directory: string | null, files: readonly CheckedFile[]): string {
+  if (files.every(({ state }) => state === "ok")) return TAU2_VERSION;
+  const root = directory === null ? null : rootOf(directory);
+  const project = root === null ? null : join(root, "..", "..", "pyproject.toml");
+  const named = project !== null && existsSync(project) ? readFileSync(project, "utf8") : "";
+  const version = /^version *= *"([^"]+)"/m.exec(named)?.[1];
+  return `${version === undefined ? "unknown" : `tau2-bench ${version}`}, not wholly ${TAU2_VERSION}`;
+}
+
+function report(data: CheckedData): string {
+  const { directory, version, files, domains } = data;
+  const builtIn = knownDomains().filter((name) => ![...dataDomains(), ...customDomains()].includes(name));
   const lines = [
     `built in, nothing to get: ${builtIn.join(", ")}`,
     `tau2 data: ${directory ?? "no directory given (--tau2_data_dir, or TAU2_DATA_DIR)"}`,
-    `compared with ${TAU2_VERSION}`,
+    `version: ${version}`,
   ];
-  for (const domain of tau2Domains) {
-    lines.push(
-      "",
-      `${domain}: ${verdict(
-        domain,
-        files.filter((file) => file.domain === domain),
-      )}`,
-    );
-    for (const { path, state, sha256 } of files.filter((file) => file.domain === domain)) {
+  for (const folder of Object.keys(TAU2_FILES)) {
+    const own = files.filter(({ domain }) => domain === folder);
+    lines.push("", `${folder}: ${verdict(own)}`);
+    for (const { path, state, sha256 } of own)
       lines.push(`  ${state.padEnd(8)} ${path}${sha256 === null ? "" : `  sha256 ${sha256}`}`);
-    }
   }
-  if (files.some(({ state }) => state !== "ok")) lines.push("", `To get the missing files: ${HOW_TO_GET_TAU2}`);
+  if (domains.length > 0) lines.push("", "tasks");
+  for (const domain of domains) lines.push(...domainLines(domain).map((line) => `  ${line}`));
+  if (lacksData(data)) lines.push("", `To get the missing files: ${HOW_TO_GET_TAU2}`);
   return `${lines.join("\n")}\n`;
 }
 
-function verdict(domain: string, files: readonly CheckedFile[]): string {
+function verdict(files: readonly CheckedFile[]): string {
   const count = (wanted: CheckedFile["state"]) => files.filter(({ state }) => state === wanted).length;
-  const data =
-    count("missing") > 0
-      ? `${count("missing")} of ${files.length} files are missing`
-      : count("differs") > 0
-        ? `${count("differs")} of ${files.length} files differ from the reference, so rewards may, too`
-        : `complete (${files.length} files)`;
-  return isUsable(domain) ? data : `${data}; the domain is not in this release`;
+  if (count("missing") > 0) return `${count("missing")} of ${files.length} files are missing`;
+  if (count("differs") > 0)
+    return `${count("differs")} of ${files.length} files differ from the reference, so rewards may, too`;
+  return `complete (${files.length} files)`;
 }
-
-const isUsable = (domain: string) => domain === "user_simulator" || knownDomains().includes(domain);

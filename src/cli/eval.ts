@@ -1,7 +1,7 @@
 /** `grpo-cl eval` */
 import { type ArgsDef, defineCommand } from "citty";
-import { UserError } from "../base/errors.ts";
 import type { RunConfig } from "../config/schema.ts";
+import { baselineGroups, type DomainBaselines } from "../metrics/baselines.ts";
 import type { DomainScore } from "../metrics/score.ts";
 import type { Evaluation } from "../run/evaluate.ts";
 import { type EvaluatedSplit, evaluateSession } from "../run/evaluation.ts";
@@ -14,7 +14,11 @@ import type { Host } from "./host.ts";
 import { VERSION } from "./version.ts";
 
 const ARGS = {
-  split: { type: "string", description: "Tasks: test (default), train or all.", valueHint: "NAME" },
+  split: {
+    type: "string",
+    description: "Tasks: test (default), train, all, or any split of the domain (base, small, full).",
+    valueHint: "NAME",
+  },
   json: { type: "boolean", description: "Print JSON." },
   out: {
     type: "string",
@@ -35,11 +39,12 @@ export const evalCommand = (host: Host) =>
     run: async ({ rawArgs }) => {
       const given = { command: "eval", rawArgs, args: ARGS, knownDomains: knownDomains() } as const;
       const { config, own } = await parseRunArguments(host, given);
-      const split = splitNamed(own.split);
+      const split = typeof own.split === "string" ? own.split : "test";
       const session = await openSession(config, {
         edge: quietEdge(host),
         library: host.assets.coreLibrary,
         purpose: "eval",
+        split,
       });
       using _core = session.policy;
       const began = host.now();
@@ -56,25 +61,20 @@ function quietEdge(host: Host) {
   return edgeOf({ ...host, print: host.note });
 }
 
-function splitNamed(name: string | boolean | undefined): EvaluatedSplit {
-  if (name === undefined || name === "test") return "test";
-  if (name === "train" || name === "all") return name;
-  throw new UserError("--split", `expected test, train or all, got "${name}"`);
-}
+const jsonText = (config: RunConfig, split: EvaluatedSplit, { scores, rewards, baselines }: Evaluation) =>
+  `${JSON.stringify({ model: config.model_name_or_path, split, eval_seed: config.eval_seed, eval_temperature: config.eval_temperature, scores, rewards, baselines })}\n`;
 
-const jsonText = (config: RunConfig, split: EvaluatedSplit, { scores, rewards }: Evaluation) =>
-  `${JSON.stringify({ model: config.model_name_or_path, split, eval_seed: config.eval_seed, eval_temperature: config.eval_temperature, scores, rewards })}\n`;
-
-function report(config: RunConfig, split: EvaluatedSplit, { scores }: Evaluation): string {
+function report(config: RunConfig, split: EvaluatedSplit, { scores, baselines }: Evaluation): string {
   const head = `Model: ${config.model_name_or_path} (temperature ${config.eval_temperature}, eval_seed ${config.eval_seed})`;
-  return `${[head, ...Object.entries(scores).map(([domain, score]) => domainReport(domain, split, score))].join("\n\n")}\n`;
+  return `${[head, ...Object.entries(scores).map(([domain, score]) => domainReport(domain, split, score, baselines[domain]))].join("\n\n")}\n`;
 }
 
-function domainReport(domain: string, split: EvaluatedSplit, score: DomainScore): string {
+function domainReport(domain: string, split: EvaluatedSplit, score: DomainScore, baselines?: DomainBaselines): string {
   const lines: readonly (readonly [string, string])[] = [
     ["domain", domain],
     ["split", `${split}${score.contaminated ? " (contaminated: includes tasks that are trained on)" : ""}`],
     ["tasks", String(score.n_tasks)],
+    ["nl_assertions", `${score.nl_assertions}${leftOut(baselines)}`],
     [
       "trials",
       `${score.n_trials}${score.n_failed > 0 ? ` (${score.n_failed} conversations lost for technical reasons)` : ""}`,
@@ -82,8 +82,15 @@ function domainReport(domain: string, split: EvaluatedSplit, score: DomainScore)
     ["reward", `${fixed(score.reward_mean)} [${fixed(score.low)}, ${fixed(score.high)}] (95 % over tasks)`],
     ["pass rate", fixed(score.pass_rate)],
     ...Object.entries(score.pass_hat_k).map(([k, value]) => [`pass^${k}`, fixed(value)] as const),
-    ["reward, tasks with a write", fixed(score.reward_mean_write)],
-    ["reward, tasks without", fixed(score.reward_mean_noop)],
+    ["reward, tasks with a write", `${fixed(score.reward_mean_write)} (${score.n_tasks_write} tasks)`],
+    ["reward, tasks without", `${fixed(score.reward_mean_noop)} (${score.n_tasks - score.n_tasks_write} tasks)`],
+    ...baselineGroups(baselines).map(
+      ({ agents, score: { reward_mean, reward_mean_write, reward_mean_noop } }) =>
+        [
+          `  agent ${agents.join(", ")}`,
+          `${fixed(reward_mean)}; with a write ${fixed(reward_mean_write)}, without ${fixed(reward_mean_noop)}`,
+        ] as const,
+    ),
     [
       "stop reasons",
       Object.entries(score.stops)
@@ -101,5 +108,10 @@ function domainReport(domain: string, split: EvaluatedSplit, score: DomainScore)
   ];
   return lines.map(([name, value]) => `${name.padEnd(28)}${value}`).join("\n");
 }
+
+const leftOut = (baselines?: DomainBaselines): string =>
+  baselines === undefined || baselines.excluded.length === 0
+    ? ""
+    : ` (${baselines.excluded.length} tasks left out: ${baselines.excluded.join(", ")})`;
 
 const fixed = (value: number | null) => (value === null ? "none" : value.toFixed(4));

@@ -12,8 +12,11 @@ const TOPICS: Readonly<Record<string, string>> = {
   optimizer: "Optimizer",
   evaluation: "Evaluation",
   cl: "Continual learning",
+  lora: "LoRA",
+  sft: "Supervised warm start",
   output: "Output",
   user: "Simulated user",
+  judge: "Judge of natural-language assertions",
 };
 
 const WIDTH = 100;

@@ -11,6 +11,8 @@ export interface Host {
   readonly print: (text: string) => void;
   /** stderr: progress and messages. */
   readonly note: (text: string) => void;
+  /** The next line of stdin, asked for with `prompt`; null at its end. */
+  readonly readLine: (prompt: string) => Promise<string | null>;
   /** The exit code of a command that ends well but has bad news. */
   readonly fail: (exitCode: number) => void;
   /** Is stderr a terminal, so that a progress line may be rewritten? */

@@ -2,13 +2,18 @@
 import { type CommandDef, defineCommand, runCommand } from "citty";
 import { UserError } from "../base/errors.ts";
 import { didYouMean } from "../config/nearest.ts";
+import { benchCommand } from "./bench.ts";
 import { dataCommand } from "./data.ts";
 import { doctorCommand } from "./doctor.ts";
 import { evalCommand } from "./eval.ts";
 import { helpText } from "./help.ts";
 import type { Host } from "./host.ts";
 import { licensesCommand } from "./licenses.ts";
+import { metricsCommand } from "./metrics.ts";
+import { playCommand } from "./play.ts";
 import { runScriptCommand } from "./run-script.ts";
+import { sftCommand } from "./sft.ts";
+import { tau2Command } from "./tau2.ts";
 import { trainCommand } from "./train.ts";
 import { VERSION, versionCommand } from "./version.ts";
 
@@ -25,8 +30,13 @@ const rootCommand = (host: Host) =>
     subCommands: {
       train: trainCommand(host),
       eval: evalCommand(host),
+      sft: sftCommand(host),
+      metrics: metricsCommand(host),
+      bench: benchCommand(host),
       run: runScriptCommand(host),
       data: dataCommand(host),
+      play: playCommand(host),
+      tau2: tau2Command(host),
       doctor: doctorCommand(host),
       version: versionCommand(host),
       licenses: licensesCommand(host),

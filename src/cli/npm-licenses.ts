@@ -27,9 +27,19 @@ export function npmLicences(root: string): Licence[] {
         version,
         licence: license,
         from: "npm",
-        text: licenceText(join(root, folder), license),
+        text: licenceText(join(root, folder), license) ?? sourceOf(join(root, folder)),
       };
     });
+}
+
+/** For a package that brings no text: where it, and its source, are. */
+function sourceOf(directory: string): string | null {
+  const { homepage, repository } = JSON.parse(readFileSync(join(directory, "package.json"), "utf8")) as {
+    readonly homepage?: string;
+    readonly repository?: string | { readonly url: string };
+  };
+  const address = typeof repository === "object" ? repository.url : (repository ?? homepage);
+  return address === undefined ? null : `The package brings no text. Its source and licence: ${address}`;
 }
 
 const nameOf = (folder: string) => folder.slice(folder.lastIndexOf("node_modules/") + "node_modules/".length);

@@ -3,7 +3,7 @@ import * as v from "valibot";
 import { UserError } from "../base/errors.ts";
 import type { ConfigFile } from "./files.ts";
 import { didYouMean } from "./nearest.ts";
-import { OPTION_NAMES, optionNamed } from "./options.ts";
+import { DOTTED, OPTION_NAMES, optionNamed } from "./options.ts";
 import { refuseLaterFeatures } from "./refusals.ts";
 import { type Command, firstViolation } from "./rules.ts";
 import { type RunConfig, RunConfigSchema } from "./schema.ts";
@@ -44,9 +44,12 @@ export function resolveConfig({
     tau2_data_dir: parsed.tau2_data_dir ?? (env.TAU2_DATA_DIR || null),
     log_dir:
       parsed.log_dir ??
-      freeDirectory(`runs/${file?.stem ?? "default"}`, parsed.resume_from === null ? isTaken : () => false),
+      freeDirectory(
+        `runs/${[file?.stem ?? "default", ...(command === "sft" ? ["sft"] : [])].join("-")}`,
+        parsed.resume_from === null ? isTaken : () => false,
+      ),
   });
-  checkDomains(config, knownDomains, whereIs("task_order"));
+  if (command !== "sft") checkDomains(config, knownDomains, whereIs("task_order"));
   const violation = firstViolation(config, command);
   if (violation !== null) throw new UserError(whereIs(violation.option), violation.sentence);
   return config;
@@ -63,11 +66,10 @@ function freeDirectory(name: string, isTaken: (log_dir: string) => boolean): str
 function flatten({ where, values }: ConfigFile): Record<string, unknown> {
   const flat: Record<string, unknown> = {};
   for (const [key, value] of Object.entries(values)) {
-    if (key !== "user") flat[key] = value;
+    if (!isDotted(key)) flat[key] = value;
     else if (typeof value === "object" && value !== null && !Array.isArray(value)) {
-      for (const [inner, innerValue] of Object.entries(value)) flat[`user.${inner}`] = innerValue;
-    } else
-      throw new UserError(`${where}: user`, `expected options by name (kind, model, …), got ${JSON.stringify(value)}`);
+      for (const [inner, innerValue] of Object.entries(value)) flat[`${key}.${inner}`] = innerValue;
+    } else throw new UserError(`${where}: ${key}`, `expected options by name (model, …), got ${JSON.stringify(value)}`);
   }
   for (const key of Object.keys(flat)) {
     if (optionNamed(key) === undefined)
@@ -76,14 +78,16 @@ function flatten({ where, values }: ConfigFile): Record<string, unknown> {
   return flat;
 }
 
+const isDotted = (key: string): boolean => DOTTED.some((section) => section === key);
+
 function nested(flat: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  const user: Record<string, unknown> = {};
-  const rest: Record<string, unknown> = {};
+  const values: Record<string, unknown> = {};
   for (const [name, value] of Object.entries(flat)) {
-    if (name.startsWith("user.")) user[name.slice("user.".length)] = value;
-    else rest[name] = value;
+    const [section = "", inner] = name.split(".");
+    if (inner === undefined) values[name] = value;
+    else values[section] = { ...(values[section] as object | undefined), [inner]: value };
   }
-  return { ...rest, user };
+  return values;
 }
 
 function checkValue(name: string, value: unknown, where: string): void {

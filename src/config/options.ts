@@ -20,13 +20,18 @@ export interface Option {
 /** Valibot's bounds as signs. */
 const BOUNDS: Readonly<Record<string, string>> = { min_value: "≥", gt_value: ">", max_value: "≤", lt_value: "<" };
 
-/** All options in the order of the schema, those of `user` last. */
+/** Sections whose options are written with a dot. */
+export const DOTTED = ["user", "judge"] as const;
+
+/** All options in the order of the schema, the dotted ones last. */
 export const OPTIONS: readonly Option[] = [
   ...Object.entries(SECTIONS).flatMap(([section, entries]) =>
     Object.entries(entries).map(([name, schema]) => describe({ section, name, schema })),
   ),
-  ...Object.entries(RunConfigSchema.entries.user.wrapped.entries).map(([name, schema]) =>
-    describe({ section: "user", name: `user.${name}`, schema }),
+  ...DOTTED.flatMap((section) =>
+    Object.entries(RunConfigSchema.entries[section].wrapped.entries).map(([name, schema]) =>
+      describe({ section, name: `${section}.${name}`, schema }),
+    ),
   ),
 ];
 

@@ -21,27 +21,10 @@ const LATER: readonly {
     refused: (value) => typeof value === "number" && value > 1,
     sentence: "several processes are not in this release; set it to 1",
   },
-  {
-    option: "kl_anchor",
-    refused: (value) => value === "previous_task",
-    sentence: "the anchor previous_task is not in this release; use base",
-  },
-  {
-    option: "cl_algorithm",
-    refused: oneOf(
-      ...["adaptive_replay", "ewc", "online_ewc", "ewc_pp", "progressive", "dynamic_expansion", "fusion"],
-      ...["adaptive_fusion", "si", "mas", "lwf", "a_gem", "der_pp", "o_lora", "joint"],
-    ),
-    sentence: "this method is not in this release; use sequential or replay, or write your own (CLAlgorithm)",
-  },
 ];
 
 /** Throws when an option asks for what a later release brings. `where` names the flag or the file's field. */
 export function refuseLaterFeatures(option: string, value: unknown, where: string): void {
   const later = LATER.find((entry) => entry.option === option && entry.refused(value));
   if (later !== undefined) throw new UserError(where, later.sentence);
-}
-
-function oneOf(...values: readonly string[]): (value: unknown) => boolean {
-  return (value) => typeof value === "string" && values.includes(value);
 }

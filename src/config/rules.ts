@@ -1,4 +1,5 @@
 /** What the options must satisfy together. Each rule gives the option to change and a sentence, or null. */
+import { DOTTED } from "./options.ts";
 import type { RunConfig } from "./schema.ts";
 
 export interface Violation {
@@ -30,19 +31,36 @@ const GENERAL_RULES: readonly Rule[] = [
       user.model !== null &&
       `is not used by user.kind ${user.kind}; set --user.kind openai or local`,
   ),
-  rule(
-    "user.base_url",
-    ({ user }) =>
-      user.kind !== "openai" &&
-      user.base_url !== null &&
-      `is not used by user.kind ${user.kind}; set --user.kind openai`,
+  ...(["base_url", "cache_dir"] as const).flatMap((name) => [
+    rule(
+      `user.${name}`,
+      ({ user }) =>
+        user.kind !== "openai" &&
+        user[name] !== null &&
+        `is not used by user.kind ${user.kind}; set --user.kind openai`,
+    ),
+    rule(
+      `judge.${name}`,
+      ({ judge }) => judge.model === null && judge[name] !== null && "is not used without judge.model",
+    ),
+  ]),
+  ...DOTTED.map((section) =>
+    rule(`${section}.base_url`, ({ [section]: { base_url } }) => base_url !== null && flawOfAddress(base_url)),
   ),
   rule(
-    "user.base_url",
-    ({ user }) =>
-      user.base_url !== null &&
-      !isHttpUrl(user.base_url) &&
-      `expected an http or https address, got "${user.base_url}"`,
+    "user.max_cost_usd",
+    ({ user, judge }) =>
+      user.max_cost_usd !== null &&
+      !(user.kind === "openai" && hasPrice(user)) &&
+      !(judge.model !== null && hasPrice(judge)) &&
+      "needs the prices of what is paid: user.price_per_million_input_tokens and …_output_tokens, or the judge's",
+  ),
+  rule(
+    "judge.model",
+    ({ nl_assertions, judge }) =>
+      nl_assertions === "judge" &&
+      judge.model === null &&
+      "nl_assertions judge needs the name of the model that judges",
   ),
   rule(
     "max_new_tokens",
@@ -50,6 +68,49 @@ const GENERAL_RULES: readonly Rule[] = [
       config.max_context_tokens !== null &&
       config.max_new_tokens >= config.max_context_tokens &&
       `${config.max_new_tokens} tokens a turn do not fit into max_context_tokens ${config.max_context_tokens}`,
+  ),
+];
+
+const REPLAYING = ["replay", "a_gem", "der_pp"];
+const OF_ADAPTERS = ["o_lora", "progressive", "dynamic_expansion"];
+
+/** What a method needs. */
+const METHOD_RULES: readonly Rule[] = [
+  rule(
+    "replay_ratio",
+    ({ cl_algorithm, replay_ratio }) =>
+      REPLAYING.includes(cl_algorithm) &&
+      replay_ratio === 0 &&
+      `must be above 0 with cl_algorithm ${cl_algorithm}; use cl_algorithm sequential for none`,
+  ),
+  rule(
+    "replay_ratio",
+    ({ cl_algorithm, replay_ratio }) =>
+      cl_algorithm === "adaptive_replay" &&
+      (replay_ratio < 0.1 || replay_ratio > 0.5) &&
+      `is where adaptive_replay starts, from 0.1 to 0.5; got ${replay_ratio}`,
+  ),
+  rule(
+    "replay_ratio",
+    ({ cl_algorithm, replay_ratio, replay_budget }) =>
+      (cl_algorithm === "replay" || cl_algorithm === "a_gem") &&
+      replay_budget === "replace" &&
+      replay_ratio === 1 &&
+      "1 leaves no task of the current domain; lower it, or set replay_budget to add",
+  ),
+  rule(
+    "lora_r",
+    ({ cl_algorithm, lora_r }) =>
+      OF_ADAPTERS.includes(cl_algorithm) &&
+      lora_r === 0 &&
+      `cl_algorithm ${cl_algorithm} trains LoRA adapters; set lora_r to their rank, such as 8`,
+  ),
+  rule(
+    "task_order",
+    ({ cl_algorithm, task_order }) =>
+      (cl_algorithm === "fusion" || cl_algorithm === "adaptive_fusion") &&
+      new Set(task_order).size < 2 &&
+      `cl_algorithm ${cl_algorithm} merges what several domains taught; name at least two`,
   ),
 ];
 
@@ -117,6 +178,13 @@ const LOSS_RULES: readonly Rule[] = [
       soft_punish_cache > max_completion_len &&
       `must not exceed max_completion_len ${max_completion_len}`,
   ),
+  rule(
+    "num_iterations",
+    ({ cl_algorithm, num_iterations, num_mini_batches }) =>
+      cl_algorithm === "si" &&
+      num_iterations * num_mini_batches > 1 &&
+      "cl_algorithm si follows the path of one update a step; set num_iterations and num_mini_batches to 1",
+  ),
   rule("num_mini_batches", ({ num_mini_batches, ...config }) => {
     const tasks = config.batch_size_per_gpu * config.gradient_accumulation_steps * config.nproc_per_node;
     return num_mini_batches > tasks && `a step has ${tasks} tasks, too few for ${num_mini_batches} mini-batches`;
@@ -137,32 +205,42 @@ const TRAINING_RULES: readonly Rule[] = [
   ),
   rule("clip_range", ({ clip_range }) => clip_range >= 1 && `must be below 1, got ${clip_range}`),
   ...LOSS_RULES,
-  rule(
-    "replay_ratio",
-    ({ cl_algorithm, replay_ratio }) =>
-      cl_algorithm === "replay" &&
-      replay_ratio === 0 &&
-      "must be above 0 with cl_algorithm replay; use cl_algorithm sequential for none",
-  ),
-  rule(
-    "replay_ratio",
-    ({ cl_algorithm, replay_ratio, replay_budget }) =>
-      cl_algorithm === "replay" &&
-      replay_budget === "replace" &&
-      replay_ratio === 1 &&
-      "1 leaves no task of the current domain; lower it, or set replay_budget to add",
-  ),
+  ...METHOD_RULES,
 ];
 
-export type Command = "train" | "eval";
+const SFT_RULES: readonly Rule[] = [
+  rule("data", ({ data }) => data === null && "needs recorded conversations: --data FILE …"),
+];
+
+const NOT_SFT_RULES: readonly Rule[] = [rule("data", ({ data }) => data !== null && "is what grpo-cl sft trains on")];
+
+const RULES_OF: Readonly<Record<Command, readonly Rule[]>> = {
+  train: [...GENERAL_RULES, ...NOT_SFT_RULES, ...TRAINING_RULES],
+  eval: [...GENERAL_RULES, ...NOT_SFT_RULES],
+  sft: [...GENERAL_RULES, ...SFT_RULES],
+};
+
+export type Command = "train" | "eval" | "sft";
 
 export function firstViolation(config: RunConfig, command: Command): Violation | null {
-  const rules = command === "train" ? [...GENERAL_RULES, ...TRAINING_RULES] : GENERAL_RULES;
-  for (const check of rules) {
+  for (const check of RULES_OF[command]) {
     const violation = check(config);
     if (violation !== null) return violation;
   }
   return null;
 }
 
-const isHttpUrl = (text: string) => URL.canParse(text) && /^https?:$/.test(new URL(text).protocol);
+const hasPrice = (endpoint: RunConfig["judge"]): boolean =>
+  endpoint.price_per_million_input_tokens + endpoint.price_per_million_output_tokens > 0;
+
+/** The address goes into config.json and messages, so it may hold no secret; none is quoted here either. */
+function flawOfAddress(address: string): string | null {
+  const url = URL.canParse(address) ? new URL(address) : null;
+  if (url === null || !/^https?:$/.test(url.protocol))
+    return "expected an http or https address, such as http://localhost:8000/v1";
+  if (url.username !== "" || url.password !== "" || SECRET_PARAMETER.test(url.search))
+    return "the address must hold no name, password or key; put the key into the environment variable that api_key_env names";
+  return null;
+}
+
+const SECRET_PARAMETER = /[?&][^=&]*(key|token|secret|sig|password)[^=&]*=/i;

@@ -17,6 +17,7 @@ const count = (least: number, byDefault: number, description: string) =>
   v.optional(whole(least, description), byDefault);
 const atLeast = (least: number, byDefault: number, description: string) =>
   v.optional(v.pipe(v.number(), v.finite(), v.minValue(least), v.description(description)), byDefault);
+const positive = (description: string) => v.pipe(v.number(), v.finite(), v.gtValue(0), v.description(description));
 const above = (bound: number, byDefault: number, description: string) =>
   v.optional(v.pipe(v.number(), v.finite(), v.gtValue(bound), v.description(description)), byDefault);
 /** A number from 0 to 1, both included. */
@@ -26,6 +27,9 @@ const fraction = (byDefault: number, description: string) =>
 const decay = (byDefault: number, description: string) =>
   v.optional(v.pipe(v.number(), v.minValue(0), v.ltValue(1), v.description(description)), byDefault);
 const maybe = <T extends v.GenericSchema>(schema: T) => v.optional(v.nullable(schema), null);
+
+/** Linear layers of a block, by the names that PEFT knows. */
+const LORA_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] as const;
 
 const model = {
   model_name_or_path: text(
@@ -77,12 +81,25 @@ const sequence = {
 
 const tau2 = {
   tau2_data_dir: maybe(text("Directory of tau2-bench's data; null = the environment variable TAU2_DATA_DIR.")),
+  domain_dir: v.optional(
+    v.pipe(
+      v.array(v.pipe(v.string(), v.nonEmpty())),
+      v.description("Directories of domains of your own (policy.md, db.json, tasks.json, tools.ts)."),
+    ),
+    [],
+  ),
   max_steps: count(1, 200, "Steps of a conversation (messages), as in tau2-bench."),
   max_errors: count(1, 10, "Tool errors after which a conversation ends, as in tau2-bench."),
+  solo_mode: flag(false, "The agent works alone, from the task's ticket and with the user's tools (telecom, mock)."),
   noop_tasks: choice(
     ["keep", "drop_from_train"],
     "keep",
     "`drop_from_train` leaves out training tasks that an agent solves by doing nothing.",
+  ),
+  nl_assertions: choice(
+    ["judge", "exclude", "drop"],
+    "exclude",
+    "Tasks whose reward needs a judge model: ask it (needs judge.model), leave them out, or strike the assertions from the reward.",
   ),
 };
 
@@ -158,7 +175,11 @@ const grpo = {
     ),
   ),
   kl_coef: atLeast(0, 0.1, "Weight of the KL divergence from the anchor."),
-  kl_anchor: choice(["base"], "base", "What the KL is measured against: `base`, the model before training."),
+  kl_anchor: choice(
+    ["base", "previous_task"],
+    "base",
+    "What the KL is measured against: the model before training, or the policy at the end of the previous domain.",
+  ),
   kl_estimator: choice(
     ["k1", "k2", "k3"],
     "k3",
@@ -208,18 +229,117 @@ const evaluation = {
   eval_temperature: atLeast(0, 0.1, "Of the evaluation's rollouts; 0 = greedy."),
   eval_trials: count(1, 4, "Trials per task; gives pass^1 to pass^N."),
   eval_seed: count(0, 1234, "Random streams of the evaluation, the same for every row of the score matrix."),
+  eval_probe_tasks: count(
+    0,
+    4,
+    "With eval_interval: also evaluate each earlier domain on its first N evaluation tasks, once; 0 = not.",
+  ),
   eval_max_tasks: maybe(whole(1, "Evaluate on the first N tasks only; null = the whole split.")),
 };
 
 const cl = {
-  cl_algorithm: choice(["sequential", "replay"], "sequential", "Continual-learning method."),
-  replay_ratio: fraction(0.2, "Replayed tasks as a share of a step's tasks."),
+  cl_algorithm: choice(
+    [
+      "sequential",
+      "joint",
+      "replay",
+      "adaptive_replay",
+      "ewc",
+      "online_ewc",
+      "ewc_pp",
+      "si",
+      "mas",
+      "lwf",
+      "a_gem",
+      "der_pp",
+      "o_lora",
+      "progressive",
+      "dynamic_expansion",
+      "fusion",
+      "adaptive_fusion",
+    ],
+    "sequential",
+    "Continual-learning method.",
+  ),
+  replay_ratio: fraction(
+    0.2,
+    "Replayed tasks as a share of a step's tasks (adaptive_replay: at the start; der_pp: of its rollouts).",
+  ),
   replay_budget: choice(["replace", "add"], "replace", "Replayed tasks replace current ones, or come on top."),
-  replay_buffer_size: count(1, 1000, "Rollouts that are remembered."),
+  replay_buffer_size: count(1, 1000, "Rollouts of each domain that are remembered."),
   replay_strategy: choice(
     ["random", "high_reward", "recent", "balanced"],
     "random",
     "Which remembered tasks are replayed.",
+  ),
+  replay_mode: choice(
+    ["reroll", "stored"],
+    "reroll",
+    "Roll replayed tasks out again, or train on remembered rollouts with their recorded log-probabilities.",
+  ),
+  probe_interval: count(1, 10, "adaptive_replay: steps between probes of the earlier domains."),
+  ewc_lambda: atLeast(0, 100, "ewc, online_ewc, ewc_pp: λ of λ/2·Σ F(θ−θ*)²."),
+  ewc_gamma: fraction(0.9, "online_ewc: share of the old Fisher information that is kept."),
+  fisher_tasks: count(1, 32, "Training tasks that the Fisher information, or mas's importance, is measured on."),
+  ewc_pp_decay: fraction(0.9, "ewc_pp: share of the running Fisher information that is kept at each measurement."),
+  ewc_pp_interval: count(1, 10, "ewc_pp: steps between measurements."),
+  ewc_pp_tasks: count(1, 4, "ewc_pp: training tasks of a measurement."),
+  si_lambda: atLeast(0, 1, "si: λ of λ/2·Σ Ω(θ−θ*)²."),
+  si_damping: above(
+    0,
+    1e-3,
+    "si: added to the squared way of a weight, so that one that hardly moved is not important.",
+  ),
+  mas_lambda: atLeast(0, 1, "mas: λ of λ/2·Σ Ω(θ−θ*)²."),
+  lwf_alpha: atLeast(0, 1, "lwf: weight of the KL divergence from the previous policy."),
+  der_alpha: atLeast(0, 0.5, "der_pp: weight of the KL divergence from the stored distributions."),
+  der_beta: atLeast(0, 0.5, "der_pp: weight of the negative log-likelihood of stored successes."),
+  der_buffer_size: count(1, 256, "der_pp: sequences in the reservoir."),
+  o_lora_lambda: atLeast(0, 0.5, "o_lora: weight of the orthogonality penalty."),
+  fusion_merge: choice(
+    ["average", "reward_weighted", "task_arithmetic", "fisher", "ties", "dare"],
+    "average",
+    "fusion: how what the experiences changed is merged.",
+  ),
+  fusion_start: choice(
+    ["base", "merged"],
+    "base",
+    "fusion, adaptive_fusion: an experience starts at the model before training, or at the merged one.",
+  ),
+  fusion_scale: above(0, 1, "fusion: factor of the merged change, for task_arithmetic, ties and dare."),
+  ties_density: v.optional(
+    v.pipe(v.number(), v.gtValue(0), v.maxValue(1), v.description("fusion: share of entries that ties keeps.")),
+    0.2,
+  ),
+  dare_drop_rate: decay(0.5, "fusion: share of entries that dare drops."),
+};
+
+const lora = {
+  lora_r: count(0, 0, "Rank of the LoRA adapters; 0 = all weights are trained."),
+  lora_alpha: above(0, 16, "An adapter's B·A is multiplied by lora_alpha / lora_r."),
+  lora_target_modules: v.optional(
+    v.pipe(v.array(v.picklist(LORA_MODULES)), v.minLength(1), v.description("Projections that get an adapter.")),
+    [...LORA_MODULES],
+  ),
+};
+
+const sft = {
+  data: maybe(
+    v.pipe(
+      v.array(v.pipe(v.string(), v.nonEmpty())),
+      v.minLength(1),
+      v.description(
+        "Of `sft` alone: recorded conversations, as files or directories (tau2-bench results, rollouts, `trajectories.json`).",
+      ),
+    ),
+  ),
+  min_reward: maybe(
+    v.pipe(v.number(), v.finite(), v.description("Of `sft`: leave out conversations below this reward; null = none.")),
+  ),
+  sft_epochs: count(1, 1, "Of `sft`: how often each conversation is seen."),
+  sft_validation_fraction: decay(
+    0.1,
+    "Of `sft`: share of the tasks whose conversations are held out to measure the loss.",
   ),
 };
 
@@ -227,6 +347,24 @@ const output = {
   log_dir: maybe(text("Run directory; null = `runs/` and the config's name, numbered where that holds a run.")),
   resume_from: maybe(text("Checkpoint directory of an earlier run to go on from.")),
   wandb_project: maybe(text("Not in this release: a name is refused.")),
+};
+
+/** A model behind an OpenAI-compatible endpoint. */
+const endpoint = {
+  base_url: maybe(text("The endpoint, such as `http://localhost:8000/v1`; null = OpenAI's.")),
+  api_key_env: v.optional(
+    text("The environment variable that holds the endpoint's key; never read otherwise."),
+    "OPENAI_API_KEY",
+  ),
+  timeout_s: above(0, 60, "Seconds a request to the endpoint may take."),
+  max_retries: count(0, 5, "Repeats of a failed request."),
+  requests_per_minute: maybe(whole(1, "Rate limit of the endpoint; null = none.")),
+  max_concurrent_requests: count(1, 16, "Requests under way at once."),
+  cache_dir: maybe(
+    text("Directory that keeps the endpoint's answers: an equal request is not sent again; null = none."),
+  ),
+  price_per_million_input_tokens: atLeast(0, 0, "Dollars, for what the run says of its cost."),
+  price_per_million_output_tokens: atLeast(0, 0, "Dollars, for what the run says of its cost."),
 };
 
 const user = v.optional(
@@ -239,23 +377,38 @@ const user = v.optional(
     model: maybe(
       text("`openai`: the endpoint's model name; `local`: a model directory, null = the frozen step-0 policy."),
     ),
-    base_url: maybe(text("`openai`: the endpoint, such as `http://localhost:8000/v1`; null = OpenAI's.")),
-    api_key_env: v.optional(
-      text("`openai`: the environment variable that holds the key; never read otherwise."),
-      "OPENAI_API_KEY",
-    ),
     temperature: atLeast(0, 0, "Of the simulated user."),
-    timeout_s: above(0, 60, "`openai`: seconds a request may take."),
-    max_retries: count(0, 5, "`openai`: repeats of a failed request."),
-    requests_per_minute: maybe(whole(1, "`openai`: rate limit; null = none.")),
-    price_per_million_input_tokens: atLeast(0, 0, "`openai`: dollars, for the cost in the report."),
-    price_per_million_output_tokens: atLeast(0, 0, "`openai`: dollars, for the cost in the report."),
+    ...endpoint,
+    max_cost_usd: maybe(
+      positive("Stop the run once user and judge have cost this, counted over all its parts; null = no limit."),
+    ),
+  }),
+  {},
+);
+
+const judge = v.optional(
+  v.strictObject({
+    model: maybe(text("Model that grades natural-language assertions; null = no judge.")),
+    temperature: atLeast(0, 0, "Of the judge."),
+    ...endpoint,
   }),
   {},
 );
 
 /** The knobs by topic, in the order of the option table. */
-export const SECTIONS = { model, sequence, tau2, sampling, grpo, optimizer, evaluation, cl, output } as const;
+export const SECTIONS = {
+  model,
+  sequence,
+  tau2,
+  sampling,
+  grpo,
+  optimizer,
+  evaluation,
+  cl,
+  lora,
+  sft,
+  output,
+} as const;
 
 export const RunConfigSchema = v.strictObject({
   ...model,
@@ -266,8 +419,11 @@ export const RunConfigSchema = v.strictObject({
   ...optimizer,
   ...evaluation,
   ...cl,
+  ...lora,
+  ...sft,
   ...output,
   user,
+  judge,
 });
 
 type DeepReadonly<T> = T extends object ? { readonly [K in keyof T]: DeepReadonly<T[K]> } : T;

@@ -58,6 +58,7 @@ export const KINDS = {
   add_importance: 13,
   top_logprobs: 14,
   digest: 15,
+  timings: 16,
 } as const;
 
 export type Kind = keyof typeof KINDS;

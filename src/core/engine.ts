@@ -5,6 +5,7 @@ import { EngineError } from "./errors.ts";
 import { openLibrary } from "./library.ts";
 import type {
   ChatMessage,
+  CoreTimings,
   GradientReport,
   LossOptions,
   ModelInfo,
@@ -15,6 +16,7 @@ import type {
   RenderOptions,
   Sampled,
   SampleRequest,
+  SaveOptions,
   SequenceId,
   StoredDistributions,
   TokenBatch,
@@ -161,8 +163,14 @@ class CorePolicy implements Policy {
   }
 
   async weightOp(op: WeightOp): Promise<WeightOpReport> {
-    const { text } = await this.#connection.submit("weight_op", op);
+    const { op: name, ...fields } = op; // the name becomes the tag that Rust's enum has
+    const { text } = await this.#connection.submit("weight_op", { [name]: fields });
     return withNumbers(JSON.parse(text) as WeightOpReport);
+  }
+
+  /** Empty: this core does not measure yet. */
+  async timings(): Promise<Partial<CoreTimings>> {
+    return {};
   }
 
   async digest(): Promise<string> {
@@ -170,14 +178,11 @@ class CorePolicy implements Policy {
     return text;
   }
 
-  async save(directory: string): Promise<void> {
-    await this.#connection.submit("save", { path: directory });
+  async save(directory: string, { adapter_of }: SaveOptions = {}): Promise<void> {
+    await this.#connection.submit("save", { path: directory, adapter_of: adapter_of ?? null });
   }
 
-  async saveState(
-    file: string,
-    { models }: { readonly models: readonly ModelName[] } = { models: [] },
-  ): Promise<void> {
+  async saveState(file: string, { models }: { readonly models: readonly ModelName[] } = { models: [] }): Promise<void> {
     await this.#connection.submit("save_state", { path: file, models });
   }
 

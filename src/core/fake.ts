@@ -1,36 +1,42 @@
 /**
- * A full `Policy` that answers from a script: the loop, the methods and the checkpoint run in milliseconds without the
- * Rust core. Its tokens are bytes, its template is plain ChatML, its "weights" are one number that every optimizer step
- * moves, so that a resumed run can be told from one that never stopped.
+ * A full `Policy` without the Rust core: the loop, the methods and the checkpoint run in milliseconds. What it says comes
+ * from a script; its tokens are bytes, its template is plain ChatML. How likely it finds a token, every gradient and every
+ * weight operation are exact, of a softmax with six weights (fake-softmax.ts, fake-weights.ts).
  */
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { EngineError } from "./errors.ts";
-import type {
-  ChatMessage,
-  GradientReport,
-  LossOptions,
-  ModelInfo,
-  ModelName,
-  OptimizerOptions,
-  OptimizerReport,
-  Policy,
-  RenderOptions,
-  Sampled,
-  SampleRequest,
-  SamplingOptions,
-  SequenceId,
-  StoredDistributions,
-  TokenBatch,
-  TrainingBatch,
-  WeightOp,
-  WeightOpReport,
+import { addLoss, likeliest, noLoss, Softmax } from "./fake-softmax.ts";
+import { FakeWeights } from "./fake-weights.ts";
+import {
+  type ChatMessage,
+  CORE_PHASES,
+  type CoreTimings,
+  type GradientReport,
+  type LossOptions,
+  type ModelInfo,
+  type ModelName,
+  type OptimizerOptions,
+  type OptimizerReport,
+  type Policy,
+  type RenderOptions,
+  type Sampled,
+  type SampleRequest,
+  type SamplingOptions,
+  type SequenceId,
+  type StoredDistributions,
+  type TokenBatch,
+  type TrainingBatch,
+  type VectorName,
+  type WeightOp,
+  type WeightOpReport,
 } from "./policy.ts";
 
 /** Bytes are 0..255; these come after them. */
 export const FAKE_IM_START = 256;
 export const FAKE_IM_END = 257;
 const FAKE_VOCAB_SIZE = 258;
+const SOFTMAXES_MAX = 64;
 const SPECIAL: Readonly<Record<string, number>> = { "<|im_start|>": FAKE_IM_START, "<|im_end|>": FAKE_IM_END };
 
 export interface ScriptContext {
@@ -39,6 +45,8 @@ export interface ScriptContext {
   readonly text: string;
   /** Optimizer steps that the sampled model has seen (0 for a frozen one made before any). */
   readonly weightsVersion: number;
+  /** The six numbers that the sampled model computes with. */
+  readonly weights: readonly number[];
 }
 
 /** What the model says after `tokens` (the whole sequence). Text gets its `<|im_end|>`; tokens are taken as they are. */
@@ -54,8 +62,11 @@ export interface FakePolicy extends Policy {
   /** Names of the frozen models alive now. */
   readonly models: readonly ModelName[];
   readonly liveSequences: number;
-  /** The "weights": equal numbers, equal history of optimizer steps. */
-  readonly weights: number;
+  /** What the policy computes with now. */
+  readonly weights: readonly number[];
+  /** A copy of a vector. */
+  vector(name: VectorName): readonly number[];
+  setVector(name: VectorName, values: readonly number[]): void;
 }
 
 export interface FakeOptions {
@@ -66,9 +77,10 @@ export interface FakeOptions {
   readonly optimizerReport?: Partial<OptimizerReport>;
 }
 
-interface Weights {
-  version: number;
-  value: number;
+/** A model that does not learn. */
+interface Frozen {
+  readonly version: number;
+  readonly weights: readonly number[];
 }
 
 interface Sequence {
@@ -90,11 +102,11 @@ class ScriptedPolicy implements FakePolicy {
   readonly weightOps: WeightOp[] = [];
   readonly #script: FakeScript;
   readonly #options: FakeOptions;
-  readonly #weights: Weights = { version: 0, value: 0 };
-  readonly #frozen = new Map<ModelName, Weights>();
+  readonly #weights = new FakeWeights();
+  readonly #frozen = new Map<ModelName, Frozen>();
+  readonly #softmaxes = new Map<string, Softmax>();
   readonly #sequences = new Map<SequenceId, Sequence>();
   #sequencesOpened = 0;
-  #gradient = 0;
   #closed = false;
 
   constructor(script: FakeScript, options: FakeOptions) {
@@ -102,7 +114,7 @@ class ScriptedPolicy implements FakePolicy {
     this.#options = options;
     this.info = {
       architecture: "qwen2",
-      parameters: 1,
+      parameters: this.#weights.effective().length,
       vocab_size: FAKE_VOCAB_SIZE,
       context_tokens_max: options.context_tokens_max ?? 1_000_000,
       eos_token_ids: [FAKE_IM_END],
@@ -118,43 +130,51 @@ class ScriptedPolicy implements FakePolicy {
   get liveSequences(): number {
     return this.#sequences.size;
   }
-  get weights(): number {
-    return this.#weights.value;
+  get weights(): number[] {
+    return this.#weights.effective();
+  }
+  vector(name: VectorName): number[] {
+    return this.#weights.read(name);
+  }
+  setVector(name: VectorName, values: readonly number[]): void {
+    this.#weights.dropVector(name);
+    this.#weights.addTo(name, values);
   }
 
   async loadModel(name: ModelName, _directory: string): Promise<ModelInfo> {
     this.#count("loadModel");
     if (name === "policy") throw new EngineError("BadArgument", "load_model: the name policy is taken by the policy");
-    this.#frozen.set(name, { version: 0, value: 0 });
+    this.#frozen.set(name, { version: 0, weights: new FakeWeights().effective() });
     return this.info;
   }
 
   async render(model: ModelName, messages: readonly ChatMessage[], options: RenderOptions): Promise<string> {
     this.#count("render");
-    this.#weightsOf(model);
+    this.#model(model);
     return fakeRender(messages, options);
   }
 
   async tokenize(model: ModelName, text: string): Promise<Uint32Array> {
     this.#count("tokenize");
-    this.#weightsOf(model);
+    this.#model(model);
     return fakeTokenize(text);
   }
 
   async decode(model: ModelName, tokens: Uint32Array, options: { skip_special: boolean }): Promise<string> {
     this.#count("decode");
-    this.#weightsOf(model);
+    this.#model(model);
     return fakeDecode(tokens, options);
   }
 
   async sample(request: SampleRequest): Promise<Sampled> {
     this.#count("sample");
     this.samples.push(request);
-    const weights = this.#weightsOf(request.model);
+    const { version, weights } = this.#model(request.model);
     const id = request.sequence ?? ++this.#sequencesOpened;
     const sequence = this.#openOrExtend(id, request);
     const before = Uint32Array.from(sequence.tokens);
-    const context = { request, text: fakeDecode(before, { skip_special: false }), weightsVersion: weights.version };
+    const text = fakeDecode(before, { skip_special: false });
+    const context = { request, text, weightsVersion: version, weights };
     const answer = this.#script(before, context);
     await new Promise(setImmediate);
     if (request.signal?.aborted) this.#sequences.delete(id);
@@ -163,7 +183,8 @@ class ScriptedPolicy implements FakePolicy {
       ...request,
       room: request.context_tokens_max - before.length,
     });
-    const logprobs = tokens.map((token, i) => fakeLogprob(i === 0 ? before.at(-1) : tokens[i - 1], token));
+    const softmax = this.#softmax(weights, request.temperature);
+    const logprobs = tokens.map((token, i) => softmax.logprob(i === 0 ? before.at(-1) : tokens[i - 1], token));
     sequence.tokens.push(...tokens);
     sequence.running = false;
     return { sequence: id, tokens: Uint32Array.from(tokens), logprobs: Float32Array.from(logprobs), stop };
@@ -177,20 +198,20 @@ class ScriptedPolicy implements FakePolicy {
   async forwardBackward(batch: TrainingBatch, loss: LossOptions): Promise<GradientReport> {
     this.#count("forwardBackward");
     assertTrainingBatch(batch);
-    if (loss.kind === "grpo" && loss.anchor !== null) this.#weightsOf(loss.anchor);
     this.batches.push({ batch, loss });
-    const inLoss = batch.weights_N.reduce((count, weight) => count + (weight === 0 ? 0 : 1), 0);
-    const weighted = batch.weights_N.reduce((sum, weight, n) => sum + weight * (batch.advantages_N[n] ?? 0), 0);
-    this.#gradient += weighted;
+    const sums = noLoss();
+    addLoss(sums, batch, this.#models(loss));
+    this.#weights.addGradient(sums.gradient_D);
+    const mean = (value: number) => (sums.loss_tokens === 0 ? 0 : value / sums.loss_tokens);
     return {
-      loss: -weighted,
-      loss_tokens: inLoss,
-      kl_mean: 0,
-      entropy_mean: 0,
-      clip_low_fraction: 0,
-      clip_high_fraction: 0,
-      dual_clip_fraction: 0,
-      logprob_diff_max: 0,
+      loss: sums.loss,
+      loss_tokens: sums.loss_tokens,
+      kl_mean: mean(sums.kl),
+      entropy_mean: mean(sums.entropy),
+      clip_low_fraction: mean(sums.clipped_low),
+      clip_high_fraction: mean(sums.clipped_high),
+      dual_clip_fraction: mean(sums.clipped_dual),
+      logprob_diff_max: sums.logprob_diff_max,
       computed_tokens: batch.tokens_N.length,
       ...this.#options.gradientReport,
     };
@@ -199,68 +220,98 @@ class ScriptedPolicy implements FakePolicy {
   async optimizerStep(options: OptimizerOptions): Promise<OptimizerReport> {
     this.#count("optimizerStep");
     this.optimizerSteps.push(options);
-    const report = { grad_norm: Math.abs(this.#gradient), skipped: false, ...this.#options.optimizerReport };
-    if (!report.skipped) {
-      this.#weights.version += 1;
-      this.#weights.value = this.#weights.value * 0.5 + options.learning_rate * (1 + this.#gradient);
-    }
-    this.#gradient = 0;
+    const forced = this.#options.optimizerReport;
+    if (forced?.skipped) this.#weights.apply({ op: "combine", into: "gradient", terms: [] });
+    const report = forced?.skipped ? { grad_norm: 0, skipped: true } : this.#weights.optimizerStep(options);
     this.#staleSequences("policy");
-    return report;
+    return { ...report, ...forced };
   }
 
-  async logprobs(model: ModelName, batch: TokenBatch, _options: { temperature: number }): Promise<Float32Array> {
+  async logprobs(
+    model: ModelName,
+    batch: TokenBatch,
+    { temperature }: { readonly temperature: number },
+  ): Promise<Float32Array> {
     this.#count("logprobs");
-    this.#weightsOf(model);
     assertTokenBatch(batch);
+    const softmax = this.#softmax(this.#model(model).weights, temperature);
     const starts = new Set(batch.offsets);
     return Float32Array.from(batch.tokens_N, (token, n) =>
-      starts.has(n) ? 0 : fakeLogprob(batch.tokens_N[n - 1], token),
+      starts.has(n) ? 0 : softmax.logprob(batch.tokens_N[n - 1], token),
     );
   }
 
-  async addImportance(): Promise<void> {
+  async addImportance(
+    batch: TrainingBatch,
+    loss: LossOptions,
+    { into, of }: { readonly into: VectorName; readonly of: "square" | "absolute" },
+  ): Promise<void> {
     this.#count("addImportance");
+    assertTrainingBatch(batch);
+    const models = this.#models(loss);
+    for (let s = 0; s + 1 < batch.offsets.length; s++) {
+      const sums = noLoss();
+      addLoss(sums, batch, models, [s, s + 1]);
+      const gradient = this.#weights.toTrained(sums.gradient_D);
+      this.#weights.addTo(into, gradient.map(of === "square" ? (g) => g * g : Math.abs));
+    }
   }
 
-  async topLogprobs(model: ModelName, batch: TokenBatch, { k }: { readonly k: number }): Promise<StoredDistributions> {
+  async topLogprobs(
+    model: ModelName,
+    batch: TokenBatch,
+    { temperature, k }: { readonly temperature: number; readonly k: number },
+  ): Promise<StoredDistributions> {
     this.#count("topLogprobs");
-    this.#weightsOf(model);
     assertTokenBatch(batch);
-    const cells = batch.tokens_N.length * k;
-    return { k, ids_NK: new Uint32Array(cells), logprobs_NK: new Float32Array(cells) };
+    return likeliest(this.#softmax(this.#model(model).weights, temperature), batch, k);
+  }
+
+  async timings(): Promise<CoreTimings> {
+    this.#count("timings");
+    return Object.fromEntries(CORE_PHASES.map((phase) => [phase, 0])) as CoreTimings;
   }
 
   async digest(): Promise<string> {
     this.#count("digest");
-    return new Bun.CryptoHasher("sha256").update(JSON.stringify(this.#weights)).digest("hex");
+    return new Bun.CryptoHasher("sha256").update(JSON.stringify(this.#weights.state)).digest("hex");
   }
 
   async weightOp(op: WeightOp): Promise<WeightOpReport> {
     this.#count("weightOp");
     this.weightOps.push(op);
-    if (op.op === "snapshot") this.#frozen.set(op.name, { ...this.#weights });
-    if (op.op === "drop") this.#drop(op.name);
-    if (op.op === "reset_optimizer") this.#gradient = 0;
-    return { value: 0 };
+    if (op.op === "snapshot") {
+      this.#frozen.set(op.name, { version: this.#weights.version, weights: this.weights });
+      return { value: 0 };
+    }
+    if (op.op === "drop") {
+      this.#drop(op.name);
+      return { value: 0 };
+    }
+    const before = this.weights.join();
+    const value = this.#weights.apply(op);
+    if (this.weights.join() !== before) this.#staleSequences("policy");
+    return { value };
   }
 
   async save(directory: string): Promise<void> {
     this.#count("save");
     await mkdir(directory, { recursive: true });
-    await writeFile(join(directory, "fake-model.json"), JSON.stringify(this.#weights));
+    await writeFile(join(directory, "fake-model.json"), JSON.stringify(this.weights));
   }
 
-  async saveState(file: string): Promise<void> {
+  async saveState(file: string, { models }: { readonly models: readonly ModelName[] } = { models: [] }): Promise<void> {
     this.#count("saveState");
     await mkdir(dirname(file), { recursive: true });
-    await writeFile(file, JSON.stringify(this.#weights));
+    const frozen = models.map((name) => [name, this.#model(name)]);
+    await writeFile(file, JSON.stringify({ weights: this.#weights.state, frozen }));
   }
 
   async loadState(file: string): Promise<void> {
     this.#count("loadState");
-    Object.assign(this.#weights, JSON.parse(await readFile(file, "utf8")));
-    this.#gradient = 0;
+    const { weights, frozen } = JSON.parse(await readFile(file, "utf8"));
+    this.#weights.state = weights;
+    for (const [name, model] of frozen) this.#frozen.set(name, model);
     this.#staleSequences("policy");
   }
 
@@ -274,10 +325,30 @@ class ScriptedPolicy implements FakePolicy {
     this.calls[method] = (this.calls[method] ?? 0) + 1;
   }
 
-  #weightsOf(model: ModelName): Weights {
-    const weights = model === "policy" ? this.#weights : this.#frozen.get(model);
-    if (weights === undefined) throw new EngineError("BadArgument", `no model is named ${model}`);
-    return weights;
+  #model(name: ModelName): Frozen {
+    const model =
+      name === "policy" ? { version: this.#weights.version, weights: this.weights } : this.#frozen.get(name);
+    if (model === undefined) throw new EngineError("BadArgument", `no model is named ${name}`);
+    return model;
+  }
+
+  #models(options: LossOptions) {
+    const temperature = "temperature" in options ? options.temperature : 1;
+    const anchor = "anchor" in options ? options.anchor : null;
+    return {
+      policy: this.#softmax(this.weights, temperature),
+      anchor: anchor === null ? null : this.#softmax(this.#model(anchor).weights, temperature),
+      options,
+    };
+  }
+
+  /** Kept while its numbers stay: a softmax remembers its distributions. */
+  #softmax(weights: readonly number[], temperature: number): Softmax {
+    const key = `${temperature} ${weights.join()}`;
+    const softmax = this.#softmaxes.get(key) ?? new Softmax(weights, { vocab_size: FAKE_VOCAB_SIZE, temperature });
+    if (this.#softmaxes.size > SOFTMAXES_MAX) this.#softmaxes.clear();
+    this.#softmaxes.set(key, softmax);
+    return softmax;
   }
 
   #openOrExtend(id: SequenceId, request: SampleRequest): Sequence {
@@ -293,8 +364,9 @@ class ScriptedPolicy implements FakePolicy {
     return sequence;
   }
 
-  #drop(name: ModelName): void {
-    this.#weightsOf(name);
+  #drop(name: ModelName | VectorName): void {
+    if (this.#weights.dropVector(name)) return;
+    this.#model(name);
     this.#frozen.delete(name);
     this.#staleSequences(name);
   }
@@ -351,11 +423,6 @@ function cut(
   const stop =
     limits.room < limits.max_new_tokens && wanted >= limits.room ? "context_window_exceeded" : "max_new_tokens";
   return { tokens: tokens.slice(0, Math.min(wanted, allowed)), stop };
-}
-
-/** Any fixed function of the two tokens: what was recorded while sampling is what `logprobs` recomputes. */
-function fakeLogprob(previous: number | undefined, token: number): number {
-  return Math.fround(-(1 + ((token * 31 + (previous ?? 0) * 17) % 97)) / 100);
 }
 
 function assertTokenBatch({ tokens_N, offsets }: TokenBatch): void {

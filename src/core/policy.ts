@@ -5,8 +5,9 @@
  * Axes: S sequences of a batch · N tokens of all sequences, laid end to end · V vocabulary.
  */
 
-/** A model that lives in the core. `policy` is the one that learns; others are frozen (`base`, `user`). */
-export type ModelName = string;
+import type { ModelName, VectorName, WeightOp, WeightOpReport } from "../base/weight-op.ts";
+
+export type { ModelName, VectorName, WeightOp, WeightOpReport } from "../base/weight-op.ts";
 
 export interface ModelInfo {
   /** `model_type` of config.json. */
@@ -184,111 +185,14 @@ export interface OptimizerReport {
   readonly skipped: boolean;
 }
 
-/**
- * A vector is a named set of f32 arrays shaped like the trained parameters. Three are live: `weights` (θ; with LoRA the
- * trained adapter), `gradient` (what has been accumulated) and `effective` (the dense weights that the model computes
- * with; without LoRA the same as `weights`). Reading one copies nothing; writing `weights` or `effective` moves the policy
- * and makes its sequences stale. Vectors of one operation must have the same shapes.
- */
-export type VectorName = string;
+/** What the core's time goes into: prompts and sampled tokens of rollouts, the passes of a gradient, the update, files. */
+export const CORE_PHASES = ["prefill", "decode", "forward", "backward", "optimizer", "save"] as const;
 
-export interface Term {
-  readonly vector: VectorName;
-  readonly factor: number;
-}
+/** Milliseconds by phase. */
+export type CoreTimings = Readonly<Record<(typeof CORE_PHASES)[number], number>>;
 
-/** What is done to weights and vectors, as data. Where a value comes of it, the report has it. */
-export type WeightOp =
-  /** Moments, step count and accumulated gradients back to zero. */
-  | { readonly op: "reset_optimizer" }
-  /** Copies the policy's weights as a frozen model under `name` (replaces one of that name). */
-  | { readonly op: "snapshot"; readonly name: ModelName }
-  /** A frozen model or a vector. */
-  | { readonly op: "drop"; readonly name: ModelName | VectorName }
-  /** into ← Σ factor · vector; without terms zero. `into` may be among the terms. */
-  | { readonly op: "combine"; readonly into: VectorName; readonly terms: readonly Term[] }
-  /** into ← into + factor · a ⊙ b (into starts at zero). */
-  | {
-      readonly op: "add_product";
-      readonly into: VectorName;
-      readonly a: VectorName;
-      readonly b: VectorName;
-      readonly factor: number;
-    }
-  /** value = a · b. */
-  | { readonly op: "dot"; readonly a: VectorName; readonly b: VectorName }
-  /**
-   * Joins λ/2·add⊙(θ−θ_now)² to what `importance` H and `anchor` m stand for, so that Σ_k F_k(θ−θ*_k)² stays one quadratic
-   * and two vectors: H ← H + F, m ← (H·m + F·θ_now)/(H + F). value = the constant that the sum has gained, Σ HF/(H+F)·(m−θ_now)².
-   */
-  | {
-      readonly op: "consolidate";
-      readonly importance: VectorName;
-      readonly anchor: VectorName;
-      readonly add: VectorName;
-    }
-  /** Adds strength · importance ⊙ (θ − anchor) to the gradient. value = strength/2 · Σ importance·(θ−anchor)². */
-  | {
-      readonly op: "add_quadratic_penalty";
-      readonly importance: VectorName;
-      readonly anchor: VectorName;
-      readonly strength: number;
-    }
-  /** A-GEM (Chaudhry et al. 2019): where g·ref < 0, g ← g − (g·ref / ref·ref)·ref. value = g·ref before. */
-  | { readonly op: "project_gradient"; readonly reference: VectorName }
-  /** Synaptic intelligence (Zenke et al. 2017): into ← into + max(0, path) / ((θ − start)² + damping). */
-  | {
-      readonly op: "add_path_importance";
-      readonly into: VectorName;
-      readonly path: VectorName;
-      readonly start: VectorName;
-      readonly damping: number;
-    }
-  /** TIES (Yadav et al. 2023): keep the share `density` of largest entries, elect signs, mean of those that agree. */
-  | {
-      readonly op: "merge_ties";
-      readonly into: VectorName;
-      readonly vectors: readonly VectorName[];
-      readonly density: number;
-    }
-  /** DARE (Yu et al. 2024): drop each entry with `drop_rate`, rescale the rest, mean over the vectors. `seed` in decimal. */
-  | {
-      readonly op: "merge_dare";
-      readonly into: VectorName;
-      readonly vectors: readonly VectorName[];
-      readonly drop_rate: number;
-      readonly seed: string;
-    }
-  /** Fisher-weighted mean (Matena & Raffel 2022); where no importance is above 0, the plain mean. */
-  | {
-      readonly op: "merge_fisher";
-      readonly into: VectorName;
-      readonly vectors: readonly VectorName[];
-      readonly importances: readonly VectorName[];
-    }
-  /**
-   * A new LoRA adapter (A random, B zero; PEFT's start), which is trained from now on; those before are frozen and stay
-   * active. `gates`: a trained factor, from 0, for every earlier adapter and module. `seed` in decimal.
-   */
-  | {
-      readonly op: "add_adapter";
-      readonly name: string;
-      readonly rank: number;
-      readonly alpha: number;
-      readonly target_modules: readonly string[];
-      readonly gates: boolean;
-      readonly seed: string;
-    }
-  /** The policy computes as when `column` was the newest adapter: with it, those before it and its gates. */
-  | { readonly op: "activate_adapter"; readonly column: string }
-  /** Adds strength · the gradient of Σ ‖A_earlier · Aᵀ‖² (O-LoRA, Wang et al. 2023) to the trained adapter's. value = the penalty. */
-  | { readonly op: "add_orthogonal_penalty"; readonly strength: number }
-  /** Folds all active adapters into the dense weights; the policy goes on without adapters. */
-  | { readonly op: "merge_adapters" };
-
-export interface WeightOpReport {
-  /** As the operation says; 0 where it says nothing. */
-  readonly value: number;
+export interface SaveOptions {
+  readonly adapter_of?: string;
 }
 
 export interface Policy extends Disposable {
@@ -321,10 +225,15 @@ export interface Policy extends Disposable {
     options: { readonly temperature: number; readonly k: number },
   ): Promise<StoredDistributions>;
   weightOp(op: WeightOp): Promise<WeightOpReport>;
+  /** Since the last call; phases that did not happen may be absent. */
+  timings(): Promise<Partial<CoreTimings>>;
   /** SHA-256 of the policy's weights, moments, step count and vectors. */
   digest(): Promise<string>;
-  /** Writes config.json, model.safetensors, tokenizer and template: loads in transformers unchanged. */
-  save(directory: string): Promise<void>;
+  /**
+   * Writes config.json, model.safetensors (adapters folded in), tokenizer and template: loads in transformers unchanged. With
+   * `adapter_of`, the base model's name, PEFT's adapter files instead of weights.
+   */
+  save(directory: string, options?: SaveOptions): Promise<void>;
   /** Optimizer moments, master weights, step count, vectors, and the frozen models named. */
   saveState(file: string, options?: { readonly models: readonly ModelName[] }): Promise<void>;
   loadState(file: string): Promise<void>;

@@ -5,12 +5,19 @@ import { distinct, type Experience, experiencesOf, type SequenceOptions } from "
 import { type SamplerState, TaskSampler } from "./sampler.ts";
 import { type DomainSplit, type SplitOptions, splitDomain } from "./split.ts";
 
+export type TaskUse = "reference" | "stored";
+
 /** A task by name: plans of methods are data, which can be printed, compared and stored. */
 export interface TaskRef {
   readonly domain: string;
   readonly task_id: string;
   /** True for tasks that a method added from other domains. */
   readonly replayed: boolean;
+  /**
+   * `reference`: rolled out, but left out of the loss; a method asks for its gradient apart. `stored`: not rolled out, the
+   * newest remembered rollouts of the task are trained on. Absent: rolled out and trained on.
+   */
+  readonly use?: TaskUse;
 }
 
 export interface ResolvedTask {
@@ -44,17 +51,15 @@ export class Curriculum {
     return split;
   }
 
-  /** The next tasks of the experience's domain. They stay next until `take` says which were used. */
-  next(experience: Experience, count: number): TaskRef[] {
-    return this.#sampler
-      .peek(experience.domain, count)
-      .map((task) => ({ domain: experience.domain, task_id: task.id, replayed: false }));
+  /** The next training tasks of a domain. They stay next until `take` says which were used. */
+  next(domain: string, count: number): TaskRef[] {
+    return this.#sampler.peek(domain, count).map((task) => ({ domain, task_id: task.id, replayed: false }));
   }
 
-  /** Looks the planned tasks up and moves on behind the current domain's; the ones that replay displaced stay next. */
-  take(experience: Experience, planned: readonly TaskRef[]): ResolvedTask[] {
+  /** Looks the planned tasks up and moves on behind those that are not replayed; the ones that replay displaced stay next. */
+  take(planned: readonly TaskRef[]): ResolvedTask[] {
     const resolved = planned.map((ref) => this.#resolve(ref));
-    this.#sampler.take(experience.domain, planned.filter((ref) => !ref.replayed).length);
+    for (const { domain, replayed } of planned) if (!replayed) this.#sampler.take(domain, 1);
     return resolved;
   }
 

@@ -1,10 +1,11 @@
 /**
- * 95 % percentile intervals by resampling task ids (10,000 times). Tasks of a domain are resampled alike for every row
- * of the score matrix, run and method that shares the seed, so differences between them are paired.
+ * 95 % percentile intervals by resampling task ids (10,000 times). Tasks of a domain are resampled alike for every row of
+ * the score matrix, run and method that shares `eval_seed`, so differences between them are paired.
  *
- * Axes: R rows · P tasks of a domain · B resamples.
+ * Axes: P tasks of a domain · B resamples.
  */
-import type { Rng } from "../base/rng.ts";
+import { Rng } from "../base/rng.ts";
+import type { TaskRewards } from "./score.ts";
 
 export const RESAMPLES = 10_000;
 
@@ -13,37 +14,72 @@ export interface Interval {
   readonly high: number;
 }
 
-/** Means of B resamples of the columns of `values_RP`, the same resample for all rows. */
-export function resampledMeans(
-  values_RP: readonly ArrayLike<number>[],
-  rng: Rng,
-  resamples = RESAMPLES,
-): Float64Array[] {
-  const size = values_RP[0]?.length ?? 0;
-  if (size === 0 || values_RP.some((values_P) => values_P.length !== size))
-    throw new RangeError("bootstrap: every row needs the same number of tasks, at least one");
-  const rows = values_RP.map((values_P) => Float64Array.from(values_P));
-  const means_RB = rows.map(() => new Float64Array(resamples));
-  const drawn_P = new Uint32Array(size);
-  for (let b = 0; b < resamples; b++) {
-    // Multiply and shift: the bias is below size / 2^32.
-    for (let i = 0; i < size; i++) drawn_P[i] = (rng.uint32() * size) / 2 ** 32;
-    for (let r = 0; r < rows.length; r++) (means_RB[r] as Float64Array)[b] = meanAt(rows[r] as Float64Array, drawn_P);
-  }
-  return means_RB;
+/** A quantity: its value in each resample, or, of length 1, its estimate. Formulas are written once for both. */
+export type Draws = Float64Array;
+
+/** Which tasks each resample draws: positions in `ids`. */
+export interface Resample {
+  readonly ids: readonly string[];
+  readonly drawn_BP: Uint32Array;
 }
 
-/** The central 95 % of the resampled statistic, interpolated linearly between order statistics. */
-export function interval95(values_B: Float64Array): Interval {
-  const sorted = values_B.toSorted();
+/** Depends on the stream and on the set of ids, not on their order. */
+export function resampleOf(task_ids: Iterable<string>, rng: Rng, resamples = RESAMPLES): Resample {
+  const ids = [...new Set(task_ids)].toSorted();
+  if (ids.length === 0) throw new RangeError("bootstrap: there are no tasks to resample");
+  // Multiply and shift: the bias is below ids.length / 2^32.
+  const drawn_BP = Uint32Array.from({ length: resamples * ids.length }, () => (rng.uint32() * ids.length) / 2 ** 32);
+  return { ids, drawn_BP };
+}
+
+/** The stream of a domain's resamples: the same in all rows, runs and methods with this `eval_seed`. */
+export const resampleStream = (eval_seed: number, domain: string): Rng => Rng.from(eval_seed).fork("bootstrap", domain);
+
+/** Mean over the drawn tasks of the mean reward of each; tasks all of whose trials were lost are passed over. */
+export function resampledMeans(rewards: TaskRewards, { ids, drawn_BP }: Resample): Draws {
+  const means_P = Float64Array.from(ids, (id) => average(rewards[id] ?? []));
+  const known_P = Float64Array.from(means_P, (mean) => (Number.isNaN(mean) ? 0 : 1));
+  const values_P = means_P.map((mean) => (Number.isNaN(mean) ? 0 : mean));
+  const tasks = ids.length;
+  const means_B = new Float64Array(drawn_BP.length / tasks);
+  for (let b = 0, at = 0; b < means_B.length; b++) {
+    let sum = 0;
+    let count = 0;
+    for (const end = at + tasks; at < end; at++) {
+      const p = drawn_BP[at] as number;
+      sum += values_P[p] as number;
+      count += known_P[p] as number;
+    }
+    means_B[b] = sum / count;
+  }
+  return means_B;
+}
+
+/** The central 95 %, interpolated linearly between order statistics. */
+export function interval95(draws: Draws): Interval {
+  const sorted = draws.toSorted();
   return { low: quantile(sorted, 0.025), high: quantile(sorted, 0.975) };
 }
 
-function meanAt(values: Float64Array, drawn: Uint32Array): number {
-  let sum = 0;
-  for (let i = 0; i < drawn.length; i++) sum += values[drawn[i] as number] as number;
-  return sum / drawn.length;
+/** Elementwise; null of nothing. */
+export const meanDraws = (all: readonly Draws[]): Draws | null =>
+  fold(all, (sum, value) => sum + value)?.map((sum) => sum / all.length) ?? null;
+
+export const largest = (all: readonly Draws[]): Draws | null => fold(all, Math.max);
+
+export const smallest = (all: readonly Draws[]): Draws | null => fold(all, Math.min);
+
+export const minus = (a: Draws, b: Draws): Draws => a.map((value, i) => value - (b[i] as number));
+
+function fold([first, ...rest]: readonly Draws[], join: (a: number, b: number) => number): Draws | null {
+  if (first === undefined) return null;
+  const joined = first.slice();
+  for (const draws of rest) for (let i = 0; i < joined.length; i++) joined[i] = join(joined[i]!, draws[i]!);
+  return joined;
 }
+
+/** NaN of nothing. */
+const average = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 function quantile(sorted: Float64Array, q: number): number {
   const at = (sorted.length - 1) * q;

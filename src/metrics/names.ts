@@ -7,6 +7,7 @@
 /** Of one training step. */
 export const TRAIN_METRICS = {
   "train/loss": "Loss of the step: policy term plus kl_coef times KL; mean over its updates.",
+  "train/penalty": "What the method added to the loss (EWC's quadratic, a distillation, …); null: nothing.",
   "train/kl":
     "KL (kl_estimator) to the anchor, mean over tokens in the loss (in the reward: over all sampled ones); 0 when not measured.",
   "train/entropy": "Entropy of the policy, mean over tokens in the loss.",
@@ -47,9 +48,28 @@ export const TRAIN_METRICS = {
   "rollout/user_cost_usd": "Price of the simulated user.",
 } as const;
 
+/** Of one step of a supervised warm start. */
+export const SFT_METRICS = {
+  "sft/loss": "Mean of −log π(token) over the agent's tokens of the step.",
+  "sft/grad_norm": "Global gradient norm before clipping; null when it was not finite.",
+  "sft/learning_rate": "Of this step, warm-up included.",
+  "sft/loss_tokens": "The agent's tokens.",
+  "sft/computed_tokens": "Tokens that were computed, after sharing prefixes.",
+  "sft/skipped": "1 when the gradient was not finite and the weights did not move.",
+} as const;
+
+/** Of the conversations that a warm start holds out. */
+export const SFT_VALIDATION_METRICS = {
+  "sft/validation_loss": "As sft/loss, over the conversations held out.",
+  "sft/validation_tokens": "The agent's tokens in them.",
+} as const;
+
 /** Of one evaluated domain. */
 export const SCORE_METRICS = {
   n_tasks: "Tasks evaluated.",
+  n_tasks_write: "Of these, tasks whose golden run writes.",
+  nl_assertions: "judge, exclude or drop: scores of different variants are not comparable.",
+  n_excluded: "Tasks that nl_assertions leaves out.",
   n_trials: "Trials per task.",
   n_failed: "Trials lost to the infrastructure; in no mean.",
   reward_mean: "Mean over tasks of the mean reward of their trials.",
@@ -63,6 +83,9 @@ export const SCORE_METRICS = {
   stops: "Why conversations ended, counted.",
   malformed_calls: "Turns whose tool call could not be parsed.",
   tool_errors: "Tool calls that failed.",
+  tool_accuracy: "Share of tool calls that did not fail; null without any.",
+  kl_drift:
+    "KL (k3) from the base model, mean over the sampled tokens of each task's first trial, at temperature 1; null where no base model is kept (kl_coef 0).",
   truncated_turns: "Turns cut by max_new_tokens.",
   agent_turns_mean: "Turns of the agent per conversation.",
   tool_calls_mean: "Tool calls per conversation.",
@@ -70,20 +93,33 @@ export const SCORE_METRICS = {
   user_cost_usd: "Price of the simulated user.",
 } as const;
 
-/** After each experience, from the score matrix; formulas in transfer.ts. */
-export const TRANSFER_METRICS = {
-  "cl/backward_transfer": "The seed's word: mean reward on earlier domains, now. Not the literature's; that is bwt.",
+/** From the score matrix, each with a 95 % interval (`…_low`, `…_high`); formulas in transfer.ts. */
+export const ESTIMATES = {
+  "cl/acc": "ACC: mean reward on the domains trained so far (Lopez-Paz & Ranzato 2017).",
+  "cl/learning_accuracy": "Mean reward on each domain right after its training (Riemer et al. 2019).",
   "cl/bwt": "Backward transfer (Lopez-Paz & Ranzato 2017).",
-  "cl/bwt_low": "Lower end of its 95 % interval.",
-  "cl/bwt_high": "Upper end of it.",
-  "cl/fwt": "Forward transfer against the base model.",
-  "cl/forgetting": "Forgetting (Chaudhry et al. 2018).",
-  "cl/acc": "Mean reward on the domains trained so far.",
-  "cl/learning_accuracy": "Mean reward on each domain right after its training.",
-  "cl/current_performance": "Reward on the domain just trained.",
+  "cl/fwt": "Forward transfer against the base model (the same).",
+  "cl/forgetting": "Forgetting: from the best earlier row (Chaudhry et al. 2018).",
+  "cl/minimum_accuracy": "Mean over earlier domains of the lowest reward since their training (De Lange et al. 2023).",
 } as const;
 
+/** After each experience. */
+export const TRANSFER_METRICS = {
+  "cl/backward_transfer": "The seed's word: mean reward on earlier domains, now. Not the literature's; that is bwt.",
+  "cl/current_performance": "Reward on the domain just trained.",
+  ...(Object.fromEntries(
+    Object.entries(ESTIMATES).flatMap(([name, meaning]) => [
+      [name, meaning],
+      [`${name}_low`, `Lower end of ${name}'s 95 % interval.`],
+      [`${name}_high`, "Upper end of it."],
+    ]),
+  ) as Readonly<Record<EstimateMetric | `${EstimateMetric}_${"low" | "high"}`, string>>),
+} as const;
+
+export type EstimateMetric = keyof typeof ESTIMATES;
 export type TrainMetric = keyof typeof TRAIN_METRICS;
+export type SftMetric = keyof typeof SFT_METRICS;
+export type SftValidationMetric = keyof typeof SFT_VALIDATION_METRICS;
 export type ScoreMetric = keyof typeof SCORE_METRICS;
 export type TransferMetric = keyof typeof TRANSFER_METRICS;
 

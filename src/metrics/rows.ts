@@ -1,13 +1,19 @@
 /** The rows of metrics.jsonl, and metrics.json made from them. No row depends on the clock: equal runs are equal files. */
+import type { DomainBaselines } from "./baselines.ts";
 import { seedName, type TrainMetric, type TransferMetric } from "./names.ts";
 import type { DomainScore, TaskRewards } from "./score.ts";
-import type { MatrixRow } from "./transfer.ts";
 
 /** Position in the sequence, as the seed counts it. */
 interface Place {
   /** The experience, from 0. */
   readonly task_idx: number;
   readonly domain: string;
+}
+
+/** Once, before the first evaluation: what agents that help nobody earn. */
+export interface BaselinesRow {
+  readonly kind: "baselines";
+  readonly baselines: Readonly<Record<string, DomainBaselines>>;
 }
 
 export interface TrainRow extends Place, Readonly<Record<TrainMetric, number | null>> {
@@ -25,6 +31,18 @@ export interface EvalRow extends Place {
   readonly score: DomainScore;
 }
 
+/** Between steps: earlier domains on a few of their evaluation tasks, one trial each. */
+export interface ProbeRow {
+  readonly kind: "probe";
+  readonly task_idx: number;
+  /** The step that it came after. */
+  readonly step: number;
+  /** Tasks of each domain, at most. */
+  readonly n_tasks: number;
+  /** Domain → mean reward. */
+  readonly rewards: Readonly<Record<string, number>>;
+}
+
 export interface ScoresRow {
   readonly kind: "scores";
   /** -1: before training. */
@@ -39,9 +57,9 @@ export interface TransferRow extends Place, Readonly<Record<TransferMetric, numb
   readonly kind: "transfer";
 }
 
-export type MetricsRow = TrainRow | EvalRow | ScoresRow | TransferRow;
+export type MetricsRow = BaselinesRow | TrainRow | EvalRow | ProbeRow | ScoresRow | TransferRow;
 
-/** The seed's shape: `task_N/train`, `task_N/eval`, `transfer`, and our `score_matrix`. */
+/** The seed's shape: `task_N/train`, `task_N/eval`, `transfer`, and our `score_matrix` and `baselines`. */
 export function seedShape(rows: readonly MetricsRow[]): Record<string, unknown[]> {
   const lists: Record<string, unknown[]> = {};
   for (const row of rows) {
@@ -54,19 +72,19 @@ export function seedShape(rows: readonly MetricsRow[]): Record<string, unknown[]
 
 export const scoresRowsOf = (rows: readonly MetricsRow[]): ScoresRow[] => rows.filter((row) => row.kind === "scores");
 
-export const matrixRow = ({ task_idx, domain, scores }: ScoresRow): MatrixRow => ({
-  task_idx,
-  domain,
-  scores: Object.fromEntries(Object.entries(scores).map(([name, { reward_mean }]) => [name, reward_mean])),
-});
-
 function entryOf(row: MetricsRow): [string, unknown] {
   switch (row.kind) {
+    case "baselines":
+      return ["baselines", row.baselines];
     case "train":
       return [`task_${row.task_idx}/train`, withSeedNames(row)];
     case "eval": {
       const { task_idx, domain, step, score } = row;
       return [`task_${task_idx}/eval`, { task_idx, domain, step, ...score }];
+    }
+    case "probe": {
+      const { kind: _, ...probe } = row;
+      return [`task_${row.task_idx}/probe`, probe];
     }
     case "scores": {
       const { task_idx, domain, scores } = row;

@@ -4,13 +4,17 @@
  * Axes: P tasks (groups) · G trials of a task.
  */
 import type { Rng } from "../base/rng.ts";
+import type { NlAssertions } from "../curriculum/nl-assertions.ts";
 import { isFailed } from "../grpo/batch.ts";
 import type { Group, Rollout } from "../rollout/types.ts";
-import { interval95, resampledMeans } from "./bootstrap.ts";
+import { interval95, resampledMeans, resampleOf } from "./bootstrap.ts";
 import { PASS_REWARD_MIN, type ScoreMetric } from "./names.ts";
 
 export interface DomainScore extends Record<ScoreMetric, unknown> {
   readonly n_tasks: number;
+  readonly n_tasks_write: number;
+  readonly nl_assertions: NlAssertions;
+  readonly n_excluded: number;
   readonly n_trials: number;
   readonly n_failed: number;
   readonly reward_mean: number;
@@ -25,6 +29,8 @@ export interface DomainScore extends Record<ScoreMetric, unknown> {
   readonly stops: Readonly<Record<string, number>>;
   readonly malformed_calls: number;
   readonly tool_errors: number;
+  readonly tool_accuracy: number | null;
+  readonly kl_drift: number | null;
   readonly truncated_turns: number;
   readonly agent_turns_mean: number;
   readonly tool_calls_mean: number;
@@ -37,27 +43,32 @@ export type TaskRewards = Readonly<Record<string, readonly number[]>>;
 
 export interface ScoreOptions {
   readonly contaminated: boolean;
+  readonly nl_assertions: NlAssertions;
+  /** Tasks that `nl_assertions` leaves out. */
+  readonly n_excluded: number;
+  readonly kl_drift: number | null;
   /** The same for every row and run: see bootstrap.ts. */
   readonly rng: Rng;
 }
 
-export function scoreOf(groups: readonly Group[], { contaminated, rng }: ScoreOptions): DomainScore {
+export function scoreOf(groups: readonly Group[], { rng, ...facts }: ScoreOptions): DomainScore {
   const rollouts = groups.flatMap((group) => group.rollouts);
   const counted_PG = groups.map(scored).filter((trials_G) => trials_G.length > 0);
   const counted = counted_PG.flat();
   if (counted.length === 0) throw new Error("evaluation: every conversation was lost to the infrastructure");
-  const means_P = taskMeans(counted_PG);
+  const rewards = taskRewards(groups);
   return {
     n_tasks: groups.length,
+    n_tasks_write: groups.filter(writes).length,
+    ...facts,
     n_trials: Math.max(...groups.map((group) => group.rollouts.length)),
     n_failed: rollouts.length - counted.length,
-    reward_mean: average(means_P),
+    reward_mean: average(taskMeans(counted_PG)),
     pass_rate: average(counted_PG.map((trials_G) => average(trials_G.map(passed)))),
     pass_hat_k: passHatK(counted_PG.map((trials_G) => trials_G.map(({ reward }) => reward))),
-    ...interval95(resampledMeans([means_P], rng)[0] as Float64Array),
+    ...interval95(resampledMeans(rewards, resampleOf(Object.keys(rewards), rng))),
     reward_mean_write: meanWhere(counted_PG, ({ task_writes }) => task_writes),
     reward_mean_noop: meanWhere(counted_PG, ({ task_writes }) => !task_writes),
-    contaminated,
     ...conduct(rollouts),
   };
 }
@@ -91,18 +102,23 @@ export function allPass({ trials, successes, k }: { trials: number; successes: n
   return chance;
 }
 
+const writes = ({ rollouts }: Group): boolean => rollouts.some(({ task_writes }) => task_writes);
+
 export const scored = (group: Group): Rollout[] => group.rollouts.filter((rollout) => !isFailed(rollout));
 
 /** How the conversations went, whatever their reward. */
 function conduct(rollouts: readonly Rollout[]) {
   const sum = (value: (rollout: Rollout) => number) => rollouts.reduce((total, rollout) => total + value(rollout), 0);
+  const tool_calls = sum((rollout) => rollout.tool_calls);
+  const tool_errors = sum((rollout) => rollout.tool_errors);
   return {
     stops: countStops(rollouts),
     malformed_calls: sum((rollout) => rollout.malformed_calls),
-    tool_errors: sum((rollout) => rollout.tool_errors),
+    tool_errors,
+    tool_accuracy: tool_calls === 0 ? null : 1 - tool_errors / tool_calls,
     truncated_turns: sum((rollout) => rollout.truncated_turns),
     agent_turns_mean: sum((rollout) => rollout.agent_turns) / rollouts.length,
-    tool_calls_mean: sum((rollout) => rollout.tool_calls) / rollouts.length,
+    tool_calls_mean: tool_calls / rollouts.length,
     user_identity: [...new Set(rollouts.map((rollout) => rollout.user_identity))].join(", "),
     user_cost_usd: sum((rollout) => rollout.user_cost_usd),
   };

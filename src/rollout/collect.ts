@@ -8,8 +8,10 @@ import { UserError } from "../base/errors.ts";
 import { Rng } from "../base/rng.ts";
 import type { RunConfig } from "../config/schema.ts";
 import type { Policy, SamplingOptions } from "../core/policy.ts";
+import type { Judge } from "../tau2/judge.ts";
 import type { Domain, Task } from "../tau2/types.ts";
 import { toolsJson } from "./local-user.ts";
+import { PhaseTimes } from "./phase-times.ts";
 import { type ChatRenderer, openRenderer } from "./renderer.ts";
 import { type RolloutUser, runRollout } from "./rollout.ts";
 import type { Group, Rollout } from "./types.ts";
@@ -21,7 +23,7 @@ export interface PlannedTask {
   readonly replayed: boolean;
 }
 
-/** What a user may need besides its task: a random stream of its own, and the signal to break off. */
+/** What a user or a judge may need besides its task: a random stream of its own, and the signal to break off. */
 export interface UserContext {
   readonly rng: Rng;
   readonly signal: AbortSignal;
@@ -37,9 +39,14 @@ export interface CollectOptions {
   readonly round?: number;
   /** Rollouts per task. */
   readonly samples: number;
+  /** Not asked in solo mode. */
   readonly makeUser: (domain: Domain, task: Task, context: UserContext) => RolloutUser;
+  /** Absent: no task of the plan needs one. */
+  readonly makeJudge?: (context: UserContext) => Judge;
   /** Optimizer steps taken so far. */
   readonly policy_version: number;
+  /** Gets what environments, users and judges take. */
+  readonly times?: PhaseTimes;
   /** For progress; called as rollouts end, in any order. */
   readonly onRollout?: (rollout: Rollout) => void;
   readonly signal?: AbortSignal;
@@ -106,7 +113,8 @@ interface Place {
 }
 
 function rolloutStarter(policy: Policy, options: CollectOptions & { readonly signal: AbortSignal }) {
-  const { config, makeUser, policy_version, onRollout, signal } = options;
+  const { config, makeUser, makeJudge, policy_version, onRollout, signal } = options;
+  const times = options.times ?? new PhaseTimes(() => 0);
   const renderers = new Map<string, Promise<ChatRenderer>>();
   const stream = phaseStream(options);
 
@@ -127,8 +135,10 @@ function rolloutStarter(policy: Policy, options: CollectOptions & { readonly sig
       context_tokens_max: contextTokensMax(policy, config),
       malformed_calls: config.malformed_calls,
       limits: config,
-      user: makeUser(domain, task, { rng: rng.fork("user"), signal }),
+      user: domain.solo_mode ? null : makeUser(domain, task, { rng: rng.fork("user"), signal }),
+      judge: makeJudge?.({ rng: rng.fork("judge"), signal }) ?? null,
       policy_version,
+      times,
       signal,
     });
     onRollout?.(rollout);

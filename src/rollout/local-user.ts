@@ -56,9 +56,9 @@ export function localCompletion(
     const { dialogue, renderer } = await open(tools);
     const { text, stop } = await dialogue.turn(unseen(messages, given).map(chatMessage));
     given = messages.length;
-    if (stop === "context_window_exceeded") return { end: "user_error", detail: "the user's context is full" };
+    if (stop === "context_window_exceeded") return failed("context_window_exceeded of the user");
     const { content, calls } = parseReply(text, renderer.toolFormat);
-    if (content === null && calls.length === 0) return { end: "user_error", detail: "empty message of the user" };
+    if (content === null && calls.length === 0) return failed("empty message of the user");
     const named = calls.map((call, i) => ({
       ...call,
       id: `user_call_${dialogue.turns}_${i + 1}`,
@@ -73,6 +73,9 @@ export function localCompletion(
   };
   return Object.assign(complete, { close });
 }
+
+/** What the user's model fails at is no reward of the agent's: it counts as a failure of the infrastructure. */
+const failed = (detail: string): EndOfConversation => ({ end: "infrastructure_error", detail });
 
 /** tau2's user simulator over a local model; `name` is what reports call it (`local:base`). */
 export function localUser(

@@ -40,6 +40,8 @@ export interface ChatRenderer {
    * end of turn is already there in one form or another.
    */
   next(messages: readonly ChatMessage[], turn: { readonly ended: boolean }): Promise<Uint32Array>;
+  /** Tokens that the model would have to sample for the template to show this message of the assistant: up to its stop token. */
+  spoken(message: ChatMessage): Promise<Uint32Array>;
 }
 
 /** Checks what the template does to each role. UserError, naming the directory, where it refuses or reorders. */
@@ -67,8 +69,23 @@ export async function openRenderer(policy: Policy, options: RendererOptions): Pr
     return ended ? tokens.subarray(traits.endOfTurnTokens) : tokens;
   }
 
-  return { toolFormat: traits.toolFormat, opensThinking: traits.opensThinking, first, next };
+  async function spoken(message: ChatMessage): Promise<Uint32Array> {
+    const introduction = textBefore(await template.after([USER], [ASSISTANT, LAST], BARE), ASSISTANT.content);
+    const results = (message.tool_calls ?? []).map(() => TOOL);
+    const text = await template.after([USER], [message, ...results, LAST], BARE);
+    if (!text.startsWith(introduction)) throw template.refused("it opens turns of the assistant in different ways");
+    const tokens = await template.tokens(text.slice(introduction.length));
+    const stop = tokens.findIndex((token) => options.info.eos_token_ids.includes(token));
+    if (stop === -1) throw template.refused("it does not end a turn of the assistant with a stop token of the model");
+    return tokens.slice(0, stop + 1);
+  }
+
+  return { toolFormat: traits.toolFormat, opensThinking: traits.opensThinking, first, next, spoken };
 }
+
+const BARE = { add_generation_prompt: false } as const;
+
+const textBefore = (text: string, mark: string): string => text.slice(0, Math.max(text.indexOf(mark), 0));
 
 /** Contents that no template trims, and that occur nowhere else. */
 const SYSTEM = { role: "system", content: "qSystemq" } as const;

@@ -1,19 +1,34 @@
 /** One rollout: the policy, a user and an environment hold the conversation of one task, then the evaluator scores it. */
 import type { Rng } from "../base/rng.ts";
 import type { Policy, SamplingOptions } from "../core/policy.ts";
+import { agentPrompt, soloAgent } from "../tau2/agent.ts";
 import { prepareEnvironment } from "../tau2/environment.ts";
-import { evaluate, taskWrites } from "../tau2/evaluator.ts";
+import { judgedReward, taskWrites } from "../tau2/evaluator.ts";
+import type { Judge } from "../tau2/judge.ts";
 import { runConversation } from "../tau2/orchestrator.ts";
-import type { ConversationLimits, Domain, Message, RewardInfo, Simulation, Task, User } from "../tau2/types.ts";
+import type {
+  ConversationLimits,
+  Domain,
+  Environment,
+  Message,
+  RewardInfo,
+  Simulation,
+  Task,
+  User,
+} from "../tau2/types.ts";
 import { type AgentCounts, answeringUnreadableCalls, MALFORMED_CALL, policyAgent } from "./agent.ts";
 import { Dialogue } from "./dialogue.ts";
+import type { PhaseTimes } from "./phase-times.ts";
 import type { ChatRenderer } from "./renderer.ts";
 import type { Rollout } from "./types.ts";
 
-/** A user whose model costs money says how much this conversation has cost so far. */
+/** A user whose model costs money says what its replies so far are worth, whether they were paid now or kept from before. */
 export interface RolloutUser extends User {
   readonly costUsd?: () => number;
 }
+
+/** Who plays the user in solo mode. */
+export const NO_USER = "none";
 
 export interface RolloutRequest {
   readonly policy: Policy;
@@ -28,8 +43,13 @@ export interface RolloutRequest {
   readonly context_tokens_max: number;
   readonly malformed_calls: "text_to_user" | "error_to_agent";
   readonly limits: ConversationLimits;
-  readonly user: RolloutUser;
+  /** null in solo mode only. */
+  readonly user: RolloutUser | null;
+  /** null: tasks whose reward needs one are refused. */
+  readonly judge: Judge | null;
   readonly policy_version: number;
+  /** Gets what environment, user and judge take. */
+  readonly times: PhaseTimes;
   readonly signal: AbortSignal;
 }
 
@@ -46,7 +66,7 @@ export async function runRollout(request: RolloutRequest): Promise<Rollout> {
   });
   const close = () => {
     dialogue.close();
-    user.close?.();
+    user?.close?.();
   };
   signal.addEventListener("abort", close, { once: true });
   try {
@@ -58,19 +78,49 @@ export async function runRollout(request: RolloutRequest): Promise<Rollout> {
 }
 
 async function converse(request: RolloutRequest, dialogue: Dialogue): Promise<Rollout> {
-  const { domain, task, renderer, malformed_calls, limits, user, signal } = request;
-  const { systemPrompt } = domain;
+  const { domain, task, renderer, malformed_calls, limits, signal } = request;
+  const systemPrompt = agentPrompt(domain, task);
   const agent = policyAgent({ dialogue, systemPrompt, toolFormat: renderer.toolFormat, malformed_calls });
   const simulation = await runConversation({
-    environment: answeringUnreadableCalls(prepareEnvironment(domain, task)),
-    agent,
-    user,
+    environment: timedEnvironment(request),
+    agent: domain.solo_mode ? soloAgent(agent) : agent,
+    user: timedUser(request),
     limits,
+    solo_mode: domain.solo_mode,
     history: task.initial_state?.message_history ?? undefined,
     signal,
   });
-  const reward_info = simulation.termination === "infrastructure_error" ? null : evaluate({ domain, task, simulation });
-  return recordOf(request, { dialogue, counts: agent.counts, simulation, reward_info });
+  return recordOf(request, { dialogue, counts: agent.counts, ...(await scored(request, simulation)) });
+}
+
+function timedEnvironment({ domain, task, times }: RolloutRequest): Environment {
+  const environment = answeringUnreadableCalls(times.measure("environment", () => prepareEnvironment(domain, task)));
+  return {
+    getResponse: (call) => times.measure("environment", () => environment.getResponse(call)),
+    agentDbHash: () => environment.agentDbHash(),
+    userDbHash: () => environment.userDbHash(),
+    get ended() {
+      return environment.ended ?? null;
+    },
+    sync: () => times.measure("environment", () => environment.sync?.()),
+  };
+}
+
+function timedUser({ user, times }: RolloutRequest): User | null {
+  if (user === null) return null;
+  return { identity: user.identity, reply: (incoming) => times.waiting("user", () => user.reply(incoming)) };
+}
+
+type Scored = Pick<Outcome, "simulation" | "reward_info">;
+
+/** A conversation that failed for technical reasons has no reward; no more has one whose judge did not answer. */
+async function scored({ domain, task, judge, times }: RolloutRequest, simulation: Simulation): Promise<Scored> {
+  if (simulation.termination === "infrastructure_error") return { simulation, reward_info: null };
+  const reward = await times.waiting(judge === null ? "environment" : "judge", () =>
+    judgedReward({ domain, task, simulation, judge }),
+  );
+  if (!("end" in reward)) return { simulation, reward_info: reward };
+  return { simulation: { ...simulation, termination: reward.end, detail: reward.detail }, reward_info: null };
 }
 
 interface Outcome {
@@ -97,8 +147,8 @@ function recordOf(request: RolloutRequest, { dialogue, counts, simulation, rewar
     ...toolCounts(messages),
     task_writes: taskWrites(domain, task),
     policy_version,
-    user_identity: user.identity,
-    user_cost_usd: user.costUsd?.() ?? 0,
+    user_identity: user?.identity ?? NO_USER,
+    user_cost_usd: user?.costUsd?.() ?? 0,
   };
 }
 

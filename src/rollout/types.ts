@@ -1,4 +1,5 @@
 /** What a rollout leaves behind: its tokens with their log-probabilities, its conversation, its reward. */
+import type { TaskUse } from "../curriculum/curriculum.ts";
 import type { Message, RewardInfo, TerminationReason } from "../tau2/types.ts";
 
 /** One conversation of the policy with the user and the environment of one task. */
@@ -42,5 +43,7 @@ export interface Group {
   readonly task_id: string;
   /** True for tasks that a method added from earlier domains. */
   readonly replayed: boolean;
+  /** As the plan said: not in the loss, or remembered from an earlier step. */
+  readonly use?: TaskUse;
   readonly rollouts: readonly Rollout[];
 }

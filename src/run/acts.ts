@@ -1,18 +1,32 @@
 /** What the loop does beside learning: says, measures, writes, saves. */
-import { assertNever, UserError } from "../base/errors.ts";
+import { UserError } from "../base/errors.ts";
 import { saveCheckpoint } from "../checkpoint/save.ts";
+import type { RunState } from "../checkpoint/state.ts";
 import { trajectoriesOf } from "../cl/memory.ts";
-import type { MethodOp } from "../cl/method.ts";
 import { trajectoryText } from "../cl/trajectory.ts";
 import type { TrainingBatch } from "../core/policy.ts";
 import type { Experience } from "../curriculum/experience.ts";
+import { trainedRows } from "../metrics/matrix.ts";
 import type { MetricsRow, TrainRow, TransferRow } from "../metrics/rows.ts";
-import { matrixRow, scoresRowsOf } from "../metrics/rows.ts";
+import { scoresRowsOf } from "../metrics/rows.ts";
 import { transferMetrics } from "../metrics/transfer.ts";
 import type { Group } from "../rollout/types.ts";
 import { orAborted } from "./abort.ts";
-import { type Evaluation, evaluateDomains, resampleStream } from "./evaluate.ts";
-import { closingSummary, evaluationTable, experienceHead, stepLine, tiedLine, trainingOn, warning } from "./report.ts";
+import { carryOut } from "./carry-out.ts";
+import { CURVES, writeLearningCurves } from "./curves.ts";
+import { spendingLines } from "./endpoints.ts";
+import { type Evaluation, evaluateDomains } from "./evaluate.ts";
+import { BASE_MODEL, PREVIOUS_TASK_MODEL } from "./models.ts";
+import {
+  closingSummary,
+  evaluationTable,
+  experienceHead,
+  probeLine,
+  stepLine,
+  tiedLine,
+  trainingOn,
+  warning,
+} from "./report.ts";
 import { type Run, stateOf, timed } from "./run.ts";
 import { type StepFacts, trainRow } from "./train-row.ts";
 
@@ -24,32 +38,25 @@ const VARYING_GROUPS_MIN = 0.05;
 const VARYING_GROUPS_STEPS = 5;
 
 export async function beginExperience(run: Run, experience: Experience): Promise<void> {
-  const { curriculum, reporter, config } = run;
+  const { curriculum, reporter, config, policy, method, memory } = run;
   const { train } = curriculum.split(experience.domain);
   reporter.line(experienceHead(experience));
   reporter.line(trainingOn(train.length, experience.domain));
   if (run.position.step > 0) reporter.line(`Going on at step ${run.position.step}`);
-  if (config.reset_optimizer && experience.index > 0 && run.position.step === 0)
-    await carryOut(run, [{ op: "reset_optimizer" }]);
+  if (run.position.step > 0) return;
+  if (config.reset_optimizer && experience.index > 0) await policy.weightOp({ op: "reset_optimizer" });
+  const rng = run.rng.fork("method", experience.index, "begin");
+  const plan = method.beforeExperience({ experience, memory, rng });
+  await carryOut(run, plan, { task_idx: experience.index, step: null, groups: null });
 }
 
-export async function carryOut(run: Run, ops: readonly MethodOp[]): Promise<void> {
-  for (const op of ops) {
-    switch (op.op) {
-      case "reset_optimizer":
-        await run.policy.weightOp(op);
-        break;
-      default:
-        refuse(op.op);
-    }
-  }
-}
-
-/** A user's method is not held by the types. */
-function refuse(op: never): never {
-  if (typeof op === "string")
-    throw new UserError("method", `it asks for the operation ${op}, which nothing carries out. Known: reset_optimizer`);
-  return assertNever(op);
+/** Before evaluation and save, so that both see what the method makes of the weights. */
+export async function endExperience(run: Run, experience: Experience): Promise<void> {
+  const { method, memory, policy } = run;
+  const rng = run.rng.fork("method", experience.index, "end");
+  const plan = method.afterExperience({ experience, memory, rng });
+  await carryOut(run, plan, { task_idx: experience.index, step: null, groups: null });
+  if (run.anchor === PREVIOUS_TASK_MODEL) await policy.weightOp({ op: "snapshot", name: PREVIOUS_TASK_MODEL });
 }
 
 export interface StepRecord extends StepFacts {
@@ -60,7 +67,8 @@ export interface StepRecord extends StepFacts {
 export async function recordStep(run: Run, { batches, ...facts }: StepRecord): Promise<void> {
   const { experience, step, groups, update } = facts;
   const row = trainRow(facts);
-  await writeRollouts(run, `step_${stepName(run, experience, step)}`, groups, { task_idx: experience.index, step });
+  const fresh = groups.filter(({ use }) => use !== "stored");
+  await writeRollouts(run, `step_${stepName(run, experience, step)}`, fresh, { task_idx: experience.index, step });
   run.metrics.write(row);
   run.reporter.line(stepLine(row));
   const tied = tiedLine(row);
@@ -81,47 +89,68 @@ export async function evaluateAll(run: Run, experience: Experience | null): Prom
     curriculum.splits.map((split) => split.domain.name),
     { task_idx, step: null },
   );
-  const { scores, rewards } = evaluation;
+  const { scores, rewards, baselines } = evaluation;
+  if (experience === null) metrics.write({ kind: "baselines", baselines });
   reporter.line(domain === null ? "Evaluation before training" : `Evaluation after task ${task_idx} (${domain})`);
-  reporter.line(evaluationTable(scores));
+  reporter.line(evaluationTable(evaluation));
   await writeEvaluation(run, task_idx === -1 ? "base" : `task_${task_idx}`, evaluation, task_idx);
   if (experience !== null) writeEvalRow(run, experience, experience.steps - 1, evaluation);
   metrics.write({ kind: "scores", task_idx, domain, scores, rewards });
   if (experience !== null) metrics.write(transferRow(run, experience));
 }
 
-/** Of the current domain, between steps. */
+/** Of the current domain, between steps; a few tasks of earlier ones show what is being forgotten meanwhile. */
 export async function evaluateCurrent(run: Run, experience: Experience, step: number): Promise<void> {
+  await probeEarlier(run, experience, step);
   const evaluation = await evaluateSplits(run, [experience.domain], { task_idx: experience.index, step });
   run.reporter.line(`Evaluation after step ${step}`);
-  run.reporter.line(evaluationTable(evaluation.scores));
+  run.reporter.line(evaluationTable(evaluation));
   await writeEvaluation(run, stepName(run, experience, step), evaluation, experience.index);
   writeEvalRow(run, experience, step, evaluation);
 }
 
-export async function save(run: Run, name: number | "latest"): Promise<void> {
+/** The stability gap (De Lange et al. 2023). */
+async function probeEarlier(run: Run, { earlier, index }: Experience, step: number): Promise<void> {
+  const { eval_probe_tasks } = run.config;
+  const isThere = run.metrics.rows.some((row) => row.kind === "probe" && row.task_idx === index && row.step === step);
+  if (eval_probe_tasks === 0 || earlier.length === 0 || isThere) return;
+  const { scores } = await evaluateSplits(run, earlier, { task_idx: index, step }, eval_probe_tasks);
+  const means = Object.entries(scores).map(([domain, { reward_mean }]) => [domain, reward_mean] as const);
+  run.metrics.write({
+    kind: "probe",
+    task_idx: index,
+    step,
+    n_tasks: eval_probe_tasks,
+    rewards: Object.fromEntries(means),
+  });
+  run.reporter.line(probeLine(step, means));
+}
+
+/** `state`: the one that the weights are in. */
+export async function save(run: Run, name: number | "latest", state: RunState = stateOf(run)): Promise<void> {
   const { policy, memory, metrics, directory, signal } = run;
   metrics.flush();
   const path = directory.checkpoint(name);
-  const { experience, step } = run.position;
+  const { experience, step } = state.position;
   const place = name === "latest" ? { task_idx: experience, step: step - 1 } : { task_idx: name, step: null };
-  const state = stateOf(run);
   const content = { policy, memory, config: directory.config, state, metrics: metrics.path, signal };
-  await timed(run, { ...place, phase: "checkpoints" }, () => orAborted(signal, saveCheckpoint(path, content)));
+  await timed(run, { ...place, phase: "checkpoint" }, () => orAborted(signal, saveCheckpoint(path, content)));
   run.last_checkpoint = path;
   run.reporter.line(`Saved ${path}`);
 }
 
-/** The closing words. */
-export function close(run: Run): readonly MetricsRow[] {
-  const { metrics, reporter, directory, phases } = run;
+/** The picture and the closing words. */
+export async function close(run: Run): Promise<readonly MetricsRow[]> {
+  const { metrics, reporter, directory, phases, endpoints } = run;
+  await writeLearningCurves(run);
+  const spending = spendingLines(endpoints);
   const transfer = metrics.rows.findLast((row) => row.kind === "transfer") ?? null;
-  const names = ["config.json", "metrics.json", "metrics.jsonl", "timings.jsonl", "rollouts/", "run.log"];
+  const names = ["config.json", "metrics.json", "metrics.jsonl", "timings.jsonl", ...CURVES, "rollouts/", "run.log"];
   const files = [
     ...names.map((name) => directory.file(name)),
     ...(run.last_checkpoint === null ? [] : [run.last_checkpoint]),
   ];
-  reporter.line(closingSummary({ scores: scoresRowsOf(metrics.rows), transfer, phases, files }));
+  reporter.line(closingSummary({ scores: scoresRowsOf(metrics.rows), transfer, phases, spending, files }));
   return metrics.rows;
 }
 
@@ -130,12 +159,27 @@ interface Place {
   readonly step: number | null;
 }
 
-function evaluateSplits(run: Run, domains: readonly string[], place: Place): Promise<Evaluation> {
-  const { curriculum, rollouts, config, policy_version } = run;
+/** `probe_tasks`: only the first tasks of each domain, once each. */
+async function evaluateSplits(
+  run: Run,
+  domains: readonly string[],
+  place: Place,
+  probe_tasks: number | null = null,
+): Promise<Evaluation> {
+  const { curriculum, rollouts, config, policy, policy_version, anchor, method } = run;
   const splits = domains.map((domain) => curriculum.split(domain));
-  return timed(run, { ...place, phase: "evaluations" }, () =>
-    evaluateDomains(splits, { rollouts, config, policy_version }),
+  const small = splits.map((split) => ({ ...split, test: split.test.slice(0, probe_tasks ?? undefined) }));
+  const drift = place.step === null && anchor === BASE_MODEL ? { policy, base: BASE_MODEL } : null; // a whole row only
+  const enter = async (domain: string) => {
+    await carryOut(run, method.beforeDomain(domain), { ...place, groups: null });
+  };
+  const trials = probe_tasks === null ? config.eval_trials : 1;
+  const evaluation = await timed(run, { ...place, phase: "evaluation" }, () =>
+    evaluateDomains(small, { rollouts, config, policy_version, drift, enter, trials }),
   );
+  const current = curriculum.experiences[place.task_idx];
+  if (current !== undefined) await enter(current.domain);
+  return evaluation;
 }
 
 function writeEvalRow(run: Run, { index, domain }: Experience, step: number, { scores }: Evaluation): void {
@@ -144,12 +188,12 @@ function writeEvalRow(run: Run, { index, domain }: Experience, step: number, { s
   run.metrics.write({ kind: "eval", task_idx: index, domain, step, score });
 }
 
-function transferRow({ metrics, config }: Run, { index, domain }: Experience): TransferRow {
-  const rows = scoresRowsOf(metrics.rows);
-  const rngOf = (name: string) => resampleStream(config.eval_seed, name);
-  const measured = transferMetrics(rows.map(matrixRow), { rngOf, rewards: rows.map((row) => row.rewards) });
-  return { kind: "transfer", task_idx: index, domain, ...measured };
-}
+const transferRow = ({ metrics, config, method }: Run, { index, domain }: Experience): TransferRow => ({
+  kind: "transfer",
+  task_idx: index,
+  domain,
+  ...transferMetrics(trainedRows(metrics.rows, method.name), config.eval_seed),
+});
 
 /** Once an experience, from its rows so far, so that a resumed run says the same. */
 function warnWhenNothingVaries({ metrics, reporter }: Run, { task_idx, domain }: TrainRow): void {
@@ -161,7 +205,8 @@ function warnWhenNothingVaries({ metrics, reporter }: Run, { task_idx, domain }:
   reporter.line(
     warning(
       `only ${percent} % of ${domain}'s groups vary in reward, so there is next to nothing to learn from. ` +
-        "Larger groups (num_samples_per_prompt), a higher temperature or a stronger model help",
+        "A warm start on recorded conversations (grpo-cl sft), larger groups (num_samples_per_prompt), a higher " +
+        "temperature or a stronger model help",
     ),
   );
 }

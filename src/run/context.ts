@@ -3,7 +3,8 @@ import { UserError } from "../base/errors.ts";
 import type { RunConfig } from "../config/schema.ts";
 import type { Policy } from "../core/policy.ts";
 import { toolsJson } from "../rollout/local-user.ts";
-import type { Domain } from "../tau2/types.ts";
+import { agentPrompt } from "../tau2/agent.ts";
+import type { Domain, Task } from "../tau2/types.ts";
 
 /** Each domain's prompt (policy and tools) and one turn must fit. */
 export async function checkContext(
@@ -34,7 +35,7 @@ export function checkContextLimit(config: RunConfig, model_context_tokens: numbe
 
 async function promptTokens(config: RunConfig, policy: Policy, domain: Domain): Promise<number> {
   const messages = [
-    { role: "system", content: domain.systemPrompt },
+    { role: "system", content: agentPrompt(domain, domain.tasks[0] as Task) },
     { role: "user", content: "Hello" },
   ] as const;
   const text = await policy.render("policy", messages, {

@@ -18,7 +18,7 @@ const MARKS = ["config.json", "metrics.jsonl"];
 export const holdsRun = (log_dir: string): boolean => MARKS.some((name) => existsSync(join(log_dir, name)));
 
 /** Before anything slow: may this run use the directory? */
-export function checkRunDirectory(log_dir: string, resume: Checkpoint | null): void {
+export function checkRunDirectory(log_dir: string, resume: Pick<Checkpoint, "log_dir"> | null): void {
   if (resume !== null && resolve(log_dir) === resume.log_dir) return;
   const mark = MARKS.find((name) => existsSync(join(log_dir, name)));
   if (mark === undefined) return;

@@ -8,11 +8,15 @@ import type { ContinualMethod } from "../cl/method.ts";
 import { methodOf } from "../cl/registry.ts";
 import type { RunConfig } from "../config/schema.ts";
 import { openEngine } from "../core/engine.ts";
+import type { Policy } from "../core/policy.ts";
 import { distinct } from "../curriculum/experience.ts";
+import { tasksOfSplit } from "../curriculum/split.ts";
+import { registerDomainDirectories } from "../tau2/domains/directory.ts";
 import { loadDomain } from "../tau2/domains/index.ts";
 import type { Domain } from "../tau2/types.ts";
 import { checkContextLimit } from "./context.ts";
 import { checkRunDirectory } from "./directory.ts";
+import { greetEndpoints, openEndpoints } from "./endpoints.ts";
 import { type DownloadProgress, resolveModelDirectory } from "./model-directory.ts";
 import type { Edge, Session } from "./session.ts";
 import { chooseUsers } from "./users.ts";
@@ -25,32 +29,38 @@ export interface OpenOptions {
   readonly method?: ContinualMethod | null;
   /** Evaluation writes no run directory and goes on from no checkpoint. */
   readonly purpose: "train" | "eval";
+  /** Split that will be evaluated: every domain must have it. */
+  readonly split?: string;
 }
 
 /** The policy of the session holds the core: dispose of it at the end. */
 export async function openSession(
   config: RunConfig,
-  { edge, library, method, purpose }: OpenOptions,
+  { edge, library, method, purpose, split = "test" }: OpenOptions,
 ): Promise<Session> {
   const resume = purpose === "train" ? await openResume(config) : null;
   const domains = await loadDomains(config);
-  chooseUsers(config, { domains, edge }); // for its checks
+  if (split !== "train" && split !== "test") for (const domain of domains) tasksOfSplit(domain, split);
+  const endpoints = openEndpoints(config, edge);
+  chooseUsers(config, domains, endpoints); // for its checks
+  await greetEndpoints(endpoints);
   const model_directory = await resolveModel(config.model_name_or_path, config, edge);
   checkContextLimit(config, contextOf(model_directory));
   const user_model_directory =
     config.user.kind === "local" && config.user.model !== null
       ? await resolveModel(config.user.model, config, edge)
       : null;
-  const policy = await openEngine({
-    library,
-    model_directory: resume?.model_directory ?? model_directory,
-    dtype: config.model_dtype,
-    num_threads: config.num_threads,
-    kernels: config.kernels,
-    prefix_sharing: config.prefix_sharing,
-    gradient_checkpointing: config.gradient_checkpointing,
-  });
+  const policy = await openPolicy(config, { library, model_directory: resume?.model_directory ?? model_directory });
   return { edge, policy, model_directory, user_model_directory, domains, method: method ?? methodOf(config), resume };
+}
+
+/** Starts the core with the model in `model_directory`. Dispose of it at the end. */
+export function openPolicy(
+  config: RunConfig,
+  { library, model_directory }: { readonly library: string | null; readonly model_directory: string },
+): Promise<Policy> {
+  const { model_dtype: dtype, num_threads, kernels, prefix_sharing, gradient_checkpointing } = config;
+  return openEngine({ library, model_directory, dtype, num_threads, kernels, prefix_sharing, gradient_checkpointing });
 }
 
 async function openResume(config: RunConfig): Promise<Checkpoint | null> {
@@ -59,12 +69,13 @@ async function openResume(config: RunConfig): Promise<Checkpoint | null> {
   return resume;
 }
 
-export function loadDomains(config: RunConfig): Promise<Domain[]> {
-  const { tau2_data_dir, train_split } = config;
-  return Promise.all(distinct(config.task_order).map(async (name) => loadDomain(name, { tau2_data_dir, train_split })));
+export async function loadDomains(config: RunConfig): Promise<Domain[]> {
+  const { tau2_data_dir, train_split, solo_mode } = config;
+  await registerDomainDirectories(config.domain_dir);
+  return distinct(config.task_order).map((name) => loadDomain(name, { tau2_data_dir, train_split, solo_mode }));
 }
 
-function resolveModel(name: string, { revision }: RunConfig, { env, signal, reporter }: Edge): Promise<string> {
+export function resolveModel(name: string, { revision }: RunConfig, { env, signal, reporter }: Edge): Promise<string> {
   return resolveModelDirectory(name, {
     revision,
     env,

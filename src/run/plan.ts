@@ -3,8 +3,11 @@
 import { Rng } from "../base/rng.ts";
 import type { RunConfig } from "../config/schema.ts";
 import { Curriculum } from "../curriculum/curriculum.ts";
+import { openEndpoints } from "./endpoints.ts";
+import { expectedCalls, expectedRollouts } from "./expected-calls.ts";
 import { solvedByNothing } from "./noop.ts";
 import { loadDomains } from "./open-session.ts";
+import { powerLines } from "./report.ts";
 import type { Edge } from "./session.ts";
 import { chooseUsers } from "./users.ts";
 
@@ -12,11 +15,11 @@ import { chooseUsers } from "./users.ts";
 export async function planText(config: RunConfig, edge: Edge): Promise<string> {
   const domains = await loadDomains(config);
   const curriculum = new Curriculum({ ...config, domains, rng: Rng.from(config.seed), solvedByNothing });
-  const users = chooseUsers(config, { domains, edge });
+  const users = chooseUsers(config, domains, openEndpoints(config, edge));
+  const rollouts = expectedRollouts(config, curriculum, { position: { experience: 0, step: 0 }, begun: false });
   const tasks = config.batch_size_per_gpu * config.gradient_accumulation_steps * config.nproc_per_node;
   const steps = curriculum.experiences.length * config.num_steps_per_task;
   const updates = config.num_iterations * config.num_mini_batches;
-  const evaluated = evaluationRollouts(config, curriculum);
   const lines = [
     "Config:",
     JSON.stringify(config, null, 2),
@@ -29,7 +32,9 @@ export async function planText(config: RunConfig, edge: Edge): Promise<string> {
     }),
     `  each step: ${tasks} tasks × ${config.num_samples_per_prompt} rollouts = ${tasks * config.num_samples_per_prompt} rollouts, ${updates === 1 ? "one update" : `${updates} updates`}${replayNote(config)}`,
     `  evaluations: all domains before training and after each task${config.eval_interval > 0 ? `, the current one every ${config.eval_interval} steps` : ""}; ${config.eval_trials} trials a task`,
-    `  in all: ${steps * updates} updates, ${steps * tasks * config.num_samples_per_prompt} training rollouts${refillNote(config)}, ${evaluated} evaluation rollouts`,
+    `  in all: ${steps * updates} updates, ${rollouts.train} training rollouts${refillNote(config)}, ${rollouts.eval} evaluation rollouts`,
+    ...expectedCalls(config, rollouts).map((text) => `  ${text}`),
+    ...powerLines(curriculum.splits, config.eval_trials).map((text) => `  ${text}`),
     `  run directory: ${config.log_dir}`,
     ...users.warnings.map((text) => `  warning: ${text}`),
   ];
@@ -43,14 +48,3 @@ function replayNote({ cl_algorithm, replay_ratio, replay_budget }: RunConfig): s
 
 const refillNote = ({ dynamic_sampling, dynamic_sampling_rounds_max }: RunConfig): string =>
   dynamic_sampling ? ` (up to ${dynamic_sampling_rounds_max} times as many with dynamic_sampling)` : "";
-
-function evaluationRollouts(
-  { eval_interval, eval_trials, num_steps_per_task }: RunConfig,
-  curriculum: Curriculum,
-): number {
-  const { experiences, splits } = curriculum;
-  const all = splits.reduce((sum, { test }) => sum + test.length, 0) * (experiences.length + 1);
-  const between = eval_interval === 0 ? 0 : Math.ceil(num_steps_per_task / eval_interval) - 1;
-  const current = experiences.reduce((sum, { domain }) => sum + curriculum.split(domain).test.length * between, 0);
-  return (all + current) * eval_trials;
-}

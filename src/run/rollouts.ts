@@ -9,6 +9,8 @@ export interface RolloutsOptions {
   readonly config: RunConfig;
   readonly policy: Policy;
   readonly makeUser: CollectOptions["makeUser"];
+  readonly makeJudge: CollectOptions["makeJudge"];
+  readonly times?: CollectOptions["times"];
   readonly reporter: Reporter;
   readonly signal: AbortSignal;
 }
@@ -41,18 +43,35 @@ export class Rollouts {
     });
   }
 
-  evaluate(planned: readonly PlannedTask[], facts: RolloutFacts): Promise<Group[]> {
-    return this.#collect(planned, { ...facts, step: 0, phase: "eval", samples: this.#options.config.eval_trials });
+  evaluate(
+    planned: readonly PlannedTask[],
+    { trials, ...facts }: RolloutFacts & { readonly trials: number },
+  ): Promise<Group[]> {
+    return this.#collect(planned, { ...facts, step: 0, phase: "eval", samples: trials });
+  }
+
+  /** For a method: with a seed and a temperature of their own. */
+  measure(
+    planned: readonly PlannedTask[],
+    {
+      seed,
+      temperature,
+      ...how
+    }: RolloutFacts & { readonly seed: number; readonly temperature: number; readonly samples: number },
+  ): Promise<Group[]> {
+    const config = { ...this.#options.config, seed, temperature };
+    return this.#collect(planned, { ...how, step: 0, phase: "train" }, config);
   }
 
   #collect(
     planned: readonly PlannedTask[],
     { label, ...how }: RolloutFacts & Pick<CollectOptions, "step" | "round" | "phase" | "samples">,
+    config = this.#options.config,
   ): Promise<Group[]> {
-    const { config, policy, makeUser, reporter, signal } = this.#options;
+    const { policy, makeUser, makeJudge, times, reporter, signal } = this.#options;
     const total = planned.length * how.samples;
     let done = 0;
     const onRollout = () => reporter.progress({ label, done: ++done, total });
-    return collectRollouts(policy, planned, { ...how, config, makeUser, onRollout, signal });
+    return collectRollouts(policy, planned, { ...how, config, makeUser, makeJudge, times, onRollout, signal });
   }
 }

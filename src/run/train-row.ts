@@ -32,12 +32,13 @@ export function trainRow({ experience, step, groups, refilled, packing, reward_k
     "rollout/groups_refilled": refilled,
     "rollout/masked": packing.masked_rollouts,
     "rollout/penalty_mean": packing.penalty_mean,
-    ...conductMetrics(groups.flatMap((group) => group.rollouts)),
+    ...conductMetrics(groups.filter(({ use }) => use !== "stored").flatMap((group) => group.rollouts)),
   };
 }
 
 const updateMetrics = (update: StepUpdate) => ({
   "train/loss": finite(update.loss),
+  "train/penalty": update.penalty === null ? null : finite(update.penalty),
   "train/kl": finite(update.kl),
   "train/entropy": finite(update.entropy),
   "train/grad_norm": finite(update.grad_norm),

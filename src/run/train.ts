@@ -8,12 +8,15 @@ import type { Experience } from "../curriculum/experience.ts";
 import { packBatches } from "../grpo/batch.ts";
 import { meanKl, type TokenKl, tokenKl } from "../grpo/kl.ts";
 import type { MetricsRow } from "../metrics/rows.ts";
+import { BudgetError } from "../rollout/budget.ts";
 import type { Group } from "../rollout/types.ts";
 import { asInterruption, orAborted } from "./abort.ts";
-import { beginExperience, carryOut, close, evaluateAll, evaluateCurrent, recordStep, save } from "./acts.ts";
-import { stepGroups } from "./groups.ts";
+import { beginExperience, close, endExperience, evaluateAll, evaluateCurrent, recordStep, save } from "./acts.ts";
+import { closeResumable, markResumable, stopForBudget } from "./budget-stop.ts";
+import { carryOut } from "./carry-out.ts";
 import { openRun, type Run, timed } from "./run.ts";
 import type { Session } from "./session.ts";
+import { stepGroups } from "./step-groups.ts";
 import { learningRate } from "./update.ts";
 import { updateOnStep } from "./updates.ts";
 
@@ -23,29 +26,39 @@ export interface TrainResult {
   readonly rows: readonly MetricsRow[];
 }
 
-export async function train(config: RunConfig, session: Session): Promise<TrainResult> {
+export interface TrainHooks {
+  /** The last step of an experience is done; its end (the method's plan, evaluation, checkpoint) is not. */
+  readonly onTrained?: (run: Run, experience: Experience) => Promise<void>;
+}
+
+export async function train(config: RunConfig, session: Session, hooks: TrainHooks = {}): Promise<TrainResult> {
   const run = await openRun(config, session);
   using _files = run.metrics;
   try {
-    await trainSequence(run);
-    return { log_dir: run.directory.path, rows: close(run) };
+    await trainSequence(run, hooks);
+    return { log_dir: run.directory.path, rows: await close(run) };
   } catch (error) {
-    throw asInterruption(error, run);
+    throw error instanceof BudgetError ? await stopForBudget(run, error) : asInterruption(error, run);
   }
 }
 
-async function trainSequence(run: Run): Promise<void> {
-  const { config, curriculum, method, memory } = run;
+async function trainSequence(run: Run, { onTrained }: TrainHooks): Promise<void> {
+  const { config, curriculum, memory } = run;
   if (run.session.resume === null) await evaluateAll(run, null); // row -1: the base model
   for (const experience of curriculum.experiences.slice(run.position.experience)) {
     await beginExperience(run, experience);
+    markResumable(run);
+    if (isOwedAnEvaluation(run, experience)) await evaluateCurrent(run, experience, run.position.step - 1);
     for (let step = run.position.step; step < experience.steps; step++) {
       await trainStep(run, { experience, step, memory, rng: run.rng.fork("method", experience.index, step) });
       run.position = { experience: experience.index, step: step + 1 };
+      markResumable(run);
       if (isDue(config.eval_interval, step, experience)) await evaluateCurrent(run, experience, step);
       if (isDue(config.save_interval, step, experience)) await save(run, "latest");
     }
-    await carryOut(run, method.afterExperience({ experience, memory }));
+    await closeResumable(run);
+    await onTrained?.(run, experience);
+    await endExperience(run, experience);
     await evaluateAll(run, experience);
     run.position = { experience: experience.index + 1, step: 0 };
     await save(run, experience.index);
@@ -56,20 +69,24 @@ async function trainStep(run: Run, context: StepContext): Promise<void> {
   const { config, policy, curriculum, method, memory, anchor, signal } = run;
   const { experience, step } = context;
   const place = { task_idx: experience.index, step };
-  const offered = curriculum.next(experience, tasksPerStep(config));
-  const planned = curriculum.take(experience, method.augmentBatch({ ...context, tasks: offered }));
-  const { groups, kept, refilled } = await timed(run, { ...place, phase: "rollouts" }, () =>
-    stepGroups(run, planned, context),
+  const refs = method.augmentBatch({ ...context, ...offered(run, experience) });
+  const planned = curriculum.take(refs);
+  const { groups, inLoss, refilled } = await timed(run, { ...place, phase: "rollout" }, () =>
+    stepGroups(run, { refs, planned }, context),
   );
-  const kl = await rewardKl(run, kept, place);
-  const packed = packBatches(kept, { ...config, completion_tokens_max: config.max_new_tokens }, kl);
+  const fresh = groups.filter(({ use }) => use !== "stored");
+  const kl = await rewardKl(run, inLoss, place);
+  const packed = packBatches(inLoss, { ...config, completion_tokens_max: config.max_new_tokens }, kl);
   const learning_rate = learningRate(stepsSinceReset(config, experience, step), config);
-  const options = { config, learning_rate, anchor, penalty: method.penalty(context), signal };
-  const update = await timed(run, { ...place, phase: "updates" }, () =>
-    updateOnStep(policy, packed.mini_batches, options),
+  run.resumable = null;
+  const beforeUpdate = () =>
+    carryOut(run, method.beforeUpdate({ ...context, groups: fresh }), { ...place, groups: fresh });
+  const update = await timed(run, { ...place, phase: "update" }, () =>
+    updateOnStep(policy, packed.mini_batches, { config, learning_rate, anchor, beforeUpdate, signal }),
   );
-  memory.remember(groups, place);
-  await carryOut(run, method.afterStep(context));
+  memory.remember(fresh, place);
+  const updated = update.updates > 0;
+  await carryOut(run, method.afterStep({ ...context, groups: fresh, updated }), { ...place, groups: null });
   const facts = { experience, step, groups, refilled, packing: packed.report, reward_kl: meanKl(kl) };
   await recordStep(run, { ...facts, update, batches: packed.mini_batches.flat() });
 }
@@ -87,12 +104,27 @@ async function rewardKl(
   );
 }
 
+/** What a method may plan with. */
+function offered({ config, curriculum }: Run, { domain }: Experience) {
+  return {
+    tasks: curriculum.next(domain, tasksPerStep(config)),
+    domains: curriculum.splits.map((split) => split.domain.name),
+    next: (name: string, count: number) => curriculum.next(name, count),
+  };
+}
+
 const tasksPerStep = ({ batch_size_per_gpu, gradient_accumulation_steps, nproc_per_node }: RunConfig): number =>
   batch_size_per_gpu * gradient_accumulation_steps * nproc_per_node;
 
 /** Warm-up restarts together with the optimizer. */
 const stepsSinceReset = (config: RunConfig, experience: Experience, step: number): number =>
   config.reset_optimizer ? step : experience.index * config.num_steps_per_task + step;
+
+/** A cost limit can stop a run between a step and the evaluation due after it. */
+const isOwedAnEvaluation = ({ config, position: { step }, metrics }: Run, experience: Experience): boolean =>
+  step > 0 &&
+  isDue(config.eval_interval, step - 1, experience) &&
+  !metrics.rows.some((row) => row.kind === "eval" && row.task_idx === experience.index && row.step === step - 1);
 
 /** Not after the last step of an experience: its end evaluates and saves anyway. */
 const isDue = (interval: number, step: number, experience: Experience): boolean =>

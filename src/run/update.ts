@@ -1,6 +1,4 @@
 /** One optimizer update: the gradients of all batches of a step, then AdamW. */
-import { UserError } from "../base/errors.ts";
-import type { Penalty } from "../cl/method.ts";
 import type { RunConfig } from "../config/schema.ts";
 import type { GradientReport, LossOptions, ModelName, Policy, TrainingBatch } from "../core/policy.ts";
 import { orAborted } from "./abort.ts";
@@ -18,6 +16,8 @@ export interface Update {
   readonly computed_tokens: number;
   readonly learning_rate: number;
   readonly grad_norm: number;
+  /** What the method's penalty came to; null: none. */
+  readonly penalty: number | null;
   readonly outcome: UpdateOutcome;
 }
 
@@ -29,23 +29,24 @@ export interface UpdateOptions {
   readonly learning_rate: number;
   /** Frozen model that the KL is measured against. */
   readonly anchor: ModelName | null;
-  readonly penalty: Penalty;
+  /** What the method does with the gradient; gives its penalty. */
+  readonly beforeUpdate: () => Promise<number | null>;
   readonly signal: AbortSignal;
 }
 
 export async function gradientStep(
   policy: Policy,
   batches: readonly TrainingBatch[],
-  { config, learning_rate, anchor, penalty, signal }: UpdateOptions,
+  { config, learning_rate, anchor, beforeUpdate, signal }: UpdateOptions,
 ): Promise<Update> {
-  assertCarriedOut(penalty);
   const reports: GradientReport[] = [];
   const loss = lossOptions(config, anchor);
   for (const batch of batches) reports.push(await orAborted(signal, policy.forwardBackward(batch, loss)));
   const summary = { ...combined(reports), learning_rate };
-  if (batches.length === 0) return { ...summary, grad_norm: 0, outcome: "nothing_to_learn" };
+  if (batches.length === 0) return { ...summary, grad_norm: 0, penalty: null, outcome: "nothing_to_learn" };
+  const penalty = await beforeUpdate();
   const { grad_norm, skipped } = await orAborted(signal, policy.optimizerStep(optimizerOptions(config, learning_rate)));
-  return { ...summary, grad_norm, outcome: skipped ? "nonfinite_gradient" : "updated" };
+  return { ...summary, grad_norm, penalty, outcome: skipped ? "nonfinite_gradient" : "updated" };
 }
 
 /** Linear: the k-th step since the start (from 0) has (k + 1) / warmup_steps of the rate, so the first one moves too. */
@@ -57,7 +58,7 @@ export function learningRate(
 }
 
 /** With `kl_in_reward` no KL is left for the loss, and what there was is measured already. */
-function lossOptions(config: RunConfig, anchor: ModelName | null): LossOptions {
+export function lossOptions(config: RunConfig, anchor: ModelName | null): LossOptions {
   return {
     kind: "grpo",
     surrogate: config.loss_type === "cispo" ? "cispo" : "clip",
@@ -74,7 +75,7 @@ function lossOptions(config: RunConfig, anchor: ModelName | null): LossOptions {
   };
 }
 
-const optimizerOptions = (config: RunConfig, learning_rate: number) => ({
+export const optimizerOptions = (config: RunConfig, learning_rate: number) => ({
   learning_rate,
   beta1: config.adam_beta1,
   beta2: config.adam_beta2,
@@ -103,12 +104,3 @@ function combined(reports: readonly GradientReport[]) {
 
 const sum = (reports: readonly GradientReport[], value: (report: GradientReport) => number): number =>
   reports.reduce((total, report) => total + value(report), 0);
-
-/** A user's method is not held by the types. */
-function assertCarriedOut({ kind }: Penalty): void {
-  if (kind !== "none")
-    throw new UserError(
-      "penalty",
-      `the method asks for ${JSON.stringify(kind)}, which nothing carries out. Known: "none"`,
-    );
-}

@@ -46,6 +46,7 @@ function joined(first: Update, later: readonly Update[]): StepUpdate {
     logprob_diff_max: first.logprob_diff_max,
     loss_tokens,
     computed_tokens: sum((update) => update.computed_tokens),
+    penalty: all.some(({ penalty }) => penalty !== null) ? sum(({ penalty }) => penalty ?? 0) / all.length : null,
     grad_norm: sum((update) => update.grad_norm) / all.length,
     updates: moved(all),
   };

@@ -7,10 +7,12 @@ import type { RunConfig } from "../config/schema.ts";
 import type { ModelInfo, ModelName, Policy } from "../core/policy.ts";
 import type { CollectOptions, UserContext } from "../rollout/collect.ts";
 import { localIdentity, localUser } from "../rollout/local-user.ts";
-import { type OpenaiEndpoint, openaiEndpoint } from "../rollout/openai.ts";
-import type { RolloutUser } from "../rollout/rollout.ts";
+import type { OpenaiEndpoint } from "../rollout/openai.ts";
+import { NO_USER, type RolloutUser } from "../rollout/rollout.ts";
+import { isSoloTask } from "../tau2/agent.ts";
 import type { Domain, Task } from "../tau2/types.ts";
 import { simulatedUser } from "../tau2/user.ts";
+import { type Endpoints, requestSeed } from "./endpoints.ts";
 import { BASE_MODEL, USER_MODEL } from "./models.ts";
 import type { Session } from "./session.ts";
 
@@ -31,20 +33,25 @@ export interface Users {
   maker(ownInfo: ModelInfo | null, session: Session): CollectOptions["makeUser"];
 }
 
-/** Needs no model: a missing key or script is told before one is loaded. */
-export function chooseUsers(config: RunConfig, session: Pick<Session, "domains" | "edge">): Users {
-  const kinds = session.domains.map((domain) => [domain, kindOf(config.user, domain)] as const);
+/** `endpoint`: where a model plays the user. Needs no model: a missing script is told before one is loaded. */
+export function chooseUsers(
+  config: RunConfig,
+  domains: readonly Domain[],
+  { user: endpoint }: Pick<Endpoints, "user">,
+): Users {
+  const { true: solo = [], false: played = [] } = Object.groupBy(domains, ({ solo_mode }) => `${solo_mode ?? false}`);
+  const kinds = played.map((domain) => [domain, kindOf(config.user, domain)] as const);
   const isLocal = kinds.some(([, kind]) => kind === "local");
   const ownModel = config.user.kind === "local" && config.user.model !== null ? USER_MODEL : null;
-  const endpoint = config.user.kind === "openai" ? endpointOf(config.user, session) : null;
   const distinct = new Set(kinds.map(([, kind]) => kind));
   const [only] = distinct.size === 1 ? distinct : [];
   return {
-    identities: Object.fromEntries(
-      kinds.map(([domain, kind]) => [domain.name, identityOf(kind, { domain, endpoint, model: config.user.model })]),
-    ),
+    identities: Object.fromEntries([
+      ...kinds.map(([domain, kind]) => [domain.name, identityOf(kind, { domain, endpoint, model: config.user.model })]),
+      ...solo.map((domain) => [domain.name, NO_USER]),
+    ]),
     config: { ...config.user, kind: only ?? config.user.kind },
-    warnings: ownModel === null ? baseWarnings(kinds) : [],
+    warnings: [...(ownModel === null ? baseWarnings(kinds) : []), ...solo.flatMap(soloWarnings)],
     needsBase: isLocal && ownModel === null,
     ownModel,
     maker: (ownInfo, opened) => (domain, task, context) =>
@@ -58,9 +65,6 @@ function kindOf({ kind }: UserConfig, domain: Domain): UserKind {
     throw new UserError("user.kind", `${domain.name} brings no scripted user. Set openai, local or auto`);
   return kind;
 }
-
-const endpointOf = (config: UserConfig, { edge: { env, now, signal } }: Pick<Session, "edge">): OpenaiEndpoint =>
-  openaiEndpoint({ config, env, now, signal });
 
 interface IdentityFacts {
   readonly domain: Domain;
@@ -88,6 +92,12 @@ function baseWarnings(kinds: readonly (readonly [Domain, UserKind])[]): string[]
   ];
 }
 
+function soloWarnings({ name, tasks }: Domain): string[] {
+  const unfit = tasks.filter((task) => !isSoloTask(task)).map((task) => task.id);
+  if (unfit.length === 0) return [];
+  return [`${name}: ${unfit.length} tasks are left out, since they need a user: ${unfit.join(", ")}`];
+}
+
 interface MakeUser {
   readonly domain: Domain;
   readonly task: Task;
@@ -99,12 +109,11 @@ interface MakeUser {
 }
 
 function makeUser(kind: UserKind, options: MakeUser): RolloutUser {
-  const { domain, task, endpoint } = options;
+  const { domain, task, context, endpoint } = options;
   if (kind === "local") return makeLocalUser(options);
   if (kind === "openai" && endpoint !== null) {
-    const complete = endpoint.completion();
-    const user = simulatedUser({ identity: endpoint.identity, domain, task, complete });
-    return { ...user, costUsd: () => complete.usage.cost_usd };
+    const complete = endpoint.completion({ seed: requestSeed(context) });
+    return { ...simulatedUser({ identity: endpoint.identity, domain, task, complete }), costUsd: complete.costUsd };
   }
   if (domain.scriptedUser === undefined) throw new Error(`${domain.name}: no scripted user`);
   return domain.scriptedUser(task);

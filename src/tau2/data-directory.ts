@@ -1,8 +1,19 @@
 /** tau2-bench's data files: where they lie, and reading them with errors that name the file. */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { parse as parseToml, TomlDate, TomlError, type TomlValue } from "smol-toml";
 import { UserError } from "../base/errors.ts";
-import { type ExactValue, isArray, isObject, JsonError, keysOf, parseExact } from "../base/exact.ts";
+import {
+  type ExactValue,
+  Float,
+  intOf,
+  isArray,
+  isObject,
+  JsonError,
+  keysOf,
+  objectOf,
+  parseExact,
+} from "../base/exact.ts";
 import type { Task } from "./types.ts";
 
 // A tau2-bench checkout, its data directory (what TAU2_DATA_DIR means to tau2), or the tau2 folder inside.
@@ -48,6 +59,26 @@ export function readJson(file: string): ExactValue {
     if (!(error instanceof JsonError)) throw error;
     throw new UserError(`${file}:${error.line}`, `not valid JSON: ${error.reason}`, { cause: error });
   }
+}
+
+/** Integers and floats stay apart, as in JSON; dates become their text. */
+export function readToml(file: string): ExactValue {
+  const text = readText(file);
+  try {
+    return exactToml(parseToml(text, { integersAsBigInt: true }));
+  } catch (error) {
+    if (!(error instanceof TomlError)) throw error;
+    throw new UserError(`${file}:${error.line}`, `not valid TOML: ${error.message.split("\n")[0]}`, { cause: error });
+  }
+}
+
+function exactToml(value: TomlValue): ExactValue {
+  if (typeof value === "bigint") return intOf(value);
+  if (typeof value === "number") return new Float(value);
+  if (typeof value !== "object") return value;
+  if (value instanceof TomlDate) return value.toISOString();
+  if (Array.isArray(value)) return value.map(exactToml);
+  return objectOf(Object.entries(value).map(([key, item]) => [key, exactToml(item)]));
 }
 
 export type Splits = Readonly<Record<string, readonly string[]>>;

@@ -13,7 +13,10 @@ import {
   entriesOf,
   isObject,
   objectOf,
+  sortedKeys,
 } from "../base/exact.ts";
+import { PythonError } from "./python.ts";
+import { canonicalText } from "./record-text.ts";
 
 /** One hashable piece of an image: its place in the image's canonical text, in bytes. */
 interface Span {
@@ -39,16 +42,20 @@ interface Layout {
 }
 
 const CHECKPOINT_BYTES = 32 * 1024;
+const KNOWN_DIGESTS_MAX = 4096;
 
 /** The state that every environment of a domain starts from. */
 export class DatabaseImage {
   readonly tables: ReadonlyMap<string, ReadonlyMap<string, ExactObject>>;
+  /** What changes to this image, by their own digest, hash to. */
+  readonly knownDigests = new Map<string, string>();
   #layout: Layout | undefined;
 
-  /** `tables` names the root fields that are dicts of entities; the others are replaced as a whole. */
+  /** `tables` are the root fields that are dicts of entities, the others are replaced as a whole; `name` is the root's class. */
   constructor(
     readonly root: ExactObject,
     tables: readonly string[],
+    readonly name = "DB",
   ) {
     this.tables = new Map(
       tables.map((name) => [name, new Map(entriesOf(root[name] as ExactObject) as [string, ExactObject][])]),
@@ -69,7 +76,7 @@ function layOut(image: DatabaseImage): Layout {
     parts.push(text);
     length += text.length; // the text is ASCII: units are bytes
   };
-  const fields = sortedKeysOf(image.root).map((name, i) => {
+  const fields = sortedKeys(image.root).map((name, i) => {
     write(`${i === 0 ? "{" : ", "}`);
     const start = length;
     write(`${dumps(name)}: `);
@@ -112,22 +119,7 @@ function checkpointsOf(bytes: Uint8Array): { checkpoints: Bun.CryptoHasher[]; di
   return { checkpoints, digest: hasher.digest("hex") };
 }
 
-const sortedKeysOf = (object: ExactObject): readonly string[] => Object.keys(object).sort(compareCodePoints);
 const entryText = (key: string, entity: ExactValue): string => `${dumps(key)}: ${canonicalText(entity)}`;
-
-/** Entities never change, so their text is computed once. */
-const canonicalTexts = new WeakMap<object, string>();
-
-/** The JSON text with sorted keys that hashes are taken of. */
-export function canonicalText(value: ExactValue): string {
-  if (typeof value !== "object" || value === null) return dumps(value);
-  let text = canonicalTexts.get(value);
-  if (text === undefined) {
-    text = dumps(value, { sorted: true });
-    canonicalTexts.set(value, text);
-  }
-  return text;
-}
 
 /** A dict of entities of one environment: the image's, with its own changes over them. */
 export class Table<E extends ExactObject> {
@@ -188,6 +180,7 @@ export class Database {
   readonly #tables = new Map<string, Table<ExactObject>>();
   readonly #values = new Map<string, ExactValue>();
   #digest: string | undefined;
+  #version = 0;
 
   constructor(readonly image: DatabaseImage) {}
 
@@ -196,29 +189,73 @@ export class Database {
     let table = this.#tables.get(name);
     if (table === undefined) {
       const base = this.image.tables.get(name);
-      if (base === undefined) throw new Error(`the database has no table ${name}`);
-      table = new Table(base, () => {
-        this.#digest = undefined;
-      });
+      if (base === undefined) throw this.#lacks(name);
+      table = new Table(base, () => this.#changed());
       this.#tables.set(name, table);
     }
     return table as unknown as Table<E>;
   }
 
+  /** Initialization data can put one side's database in the place of the other's (SPEC section 4a). */
+  #lacks(name: string): PythonError {
+    return new PythonError("AttributeError", `'${this.image.name}' object has no attribute '${name}'`);
+  }
+
   /** A root field that is no table. */
   value(name: string): ExactValue {
-    return (this.#values.has(name) ? this.#values.get(name) : this.image.root[name]) as ExactValue;
+    const own = this.#values.get(name);
+    const value = own === undefined ? this.image.root[name] : own;
+    if (value === undefined) throw this.#lacks(name);
+    return value;
   }
 
   setValue(name: string, value: ExactValue): void {
     this.#values.set(name, value);
+    this.#changed();
+  }
+
+  /** Grows with every change. */
+  get version(): number {
+    return this.#version;
+  }
+
+  #changed(): void {
     this.#digest = undefined;
+    this.#version++;
   }
 
   /** tau2's hash of the whole state, in hexadecimal. */
   hash(): string {
-    this.#digest ??= this.#computeHash();
+    this.#digest ??= this.#isUnchanged() ? this.image.layout.digest : this.#changedHash();
     return this.#digest;
+  }
+
+  /** The same changes give the same state, and the rollouts of a task make the same ones again and again. */
+  #changedHash(): string {
+    const { knownDigests, layout } = this.image;
+    if (layout.bytes.length < CHECKPOINT_BYTES) return this.#computeHash();
+    const changes = this.#changesDigest();
+    const digest = knownDigests.get(changes) ?? this.#computeHash();
+    knownDigests.set(changes, digest);
+    if (knownDigests.size > KNOWN_DIGESTS_MAX) knownDigests.delete(knownDigests.keys().next().value as string);
+    return digest;
+  }
+
+  /** Names what was changed, and to what; costs as much as the changes are long. */
+  #changesDigest(): string {
+    const hasher = new Bun.CryptoHasher("sha256");
+    for (const { name } of this.image.layout.fields) {
+      if (!this.#isChanged(name)) continue;
+      const table = this.#changedTable(name);
+      hasher.update(`\n${dumps(name)}`);
+      if (table === null) hasher.update(canonicalText(this.value(name)));
+      else
+        for (const key of [...table.changes.keys()].sort(compareCodePoints)) {
+          const entity = table.changes.get(key) ?? null;
+          hasher.update(`\n${entryText(key, entity)}`);
+        }
+    }
+    return hasher.digest("base64");
   }
 
   /** The whole state as one value, for merging and for people. */
@@ -236,6 +273,10 @@ export class Database {
     return table === undefined || table.changes.size === 0 ? null : table;
   }
 
+  #isUnchanged(): boolean {
+    return Object.keys(this.image.root).every((name) => !this.#isChanged(name));
+  }
+
   #isChanged(name: string): boolean {
     return this.#changedTable(name) !== null || this.#values.has(name);
   }
@@ -243,7 +284,6 @@ export class Database {
   #computeHash(): string {
     const { layout } = this.image;
     const first = layout.fields.findIndex(({ name }) => this.#isChanged(name));
-    if (first === -1) return layout.digest;
     const text = new TextAfterChange(layout);
     for (const [i, field] of layout.fields.entries()) {
       const table = this.#changedTable(field.name);

@@ -37,16 +37,27 @@ export interface Toolkit<S = unknown> {
 /** One side of a domain: what it can do, and the state it starts from. */
 export interface Side {
   readonly toolkit: Toolkit;
+  /** By name. */
+  readonly tools: ReadonlyMap<string, Tool<unknown>>;
+  /** Tools and functions, by name. */
+  readonly methods: ReadonlyMap<string, Tool<unknown>>;
   readonly image: DatabaseImage;
 }
 
 /** Hides the view's type, which only the toolkit's own tools know. */
 export function side<S>(toolkit: Toolkit<S>, data: ExactObject): Side {
-  return { toolkit: toolkit as unknown as Toolkit, image: imageOf(toolkit, data) };
+  const hidden = toolkit as unknown as Toolkit;
+  const byName = (tools: readonly Tool<unknown>[]) => new Map(tools.map((tool) => [tool.name, tool]));
+  return {
+    toolkit: hidden,
+    tools: byName(hidden.tools),
+    methods: byName([...hidden.functions, ...hidden.tools]),
+    image: imageOf(toolkit, data),
+  };
 }
 
 function imageOf<S>({ model, tables }: Toolkit<S>, data: ExactObject): DatabaseImage {
-  return new DatabaseImage(parseModel(model, data), tables);
+  return new DatabaseImage(parseModel(model, data), tables, model.name);
 }
 
 export interface EnvironmentOptions {
@@ -54,36 +65,74 @@ export interface EnvironmentOptions {
   readonly user: Side | null;
   /** Agent and user tools in one hand: the agent may call both, the user none. */
   readonly solo_mode?: boolean;
-  /** Carries state from one side to the other after every call (SPEC section 14.3). */
+  /**
+   * Carries state from one side to the other after every call (SPEC section 14.3). A function of the two databases that
+   * changes nothing when it runs again, so it is left out while they stay the same.
+   */
   readonly sync?: (environment: ToolEnvironment) => void;
 }
 
+/** One side of a live environment. */
+class LiveSide {
+  #view: unknown;
+
+  constructor(
+    readonly side: Side,
+    readonly database: Database,
+  ) {}
+
+  /** Made once: it may hold what its tools remember beside the database. */
+  get view(): unknown {
+    this.#view ??= this.side.toolkit.view(this.database);
+    return this.#view;
+  }
+
+  call(name: string, args: ExactObject): ToolResult {
+    const found = this.side.tools.get(name);
+    if (found === undefined) throw valueError(`Tool '${name}' not found.`);
+    return this.run(found, args);
+  }
+
+  run(tool: Tool<unknown>, args: ExactObject): ToolResult {
+    return tool.run(this.view, bindArguments(this.side.toolkit.className, tool, args));
+  }
+}
+
 export class ToolEnvironment implements Environment {
-  agentDb: Database;
-  userDb: Database | null;
+  #agent: LiveSide;
+  #user: LiveSide | null;
+  /** Version of both databases after the last sync; -1: there was none, or it failed. */
+  #synced = -1;
 
   constructor(readonly options: EnvironmentOptions) {
-    this.agentDb = new Database(options.agent.image);
-    this.userDb = options.user === null ? null : new Database(options.user.image);
+    const { agent, user } = options;
+    this.#agent = new LiveSide(agent, new Database(agent.image));
+    this.#user = user && new LiveSide(user, new Database(user.image));
     this.sync();
   }
 
+  get solo_mode(): boolean {
+    return this.options.solo_mode ?? false;
+  }
+
+  get agentDb(): Database {
+    return this.#agent.database;
+  }
+
+  get userDb(): Database | null {
+    return this.#user?.database ?? null;
+  }
+
   getResponse(call: ToolCall): ToolMessage {
-    const answer = (content: string, error: boolean): ToolMessage => ({
-      role: "tool",
-      id: call.id,
-      content,
-      requestor: call.requestor,
-      error,
-    });
+    const { id, requestor } = call;
     try {
       const result = this.#dispatch(call);
       this.sync();
-      return answer(resultText(result), false);
+      return { role: "tool", id, content: resultText(result), requestor, error: false };
     } catch (error) {
       // Only the exceptions of the original are the agent's business; any other is a fault of ours and must surface.
-      if (error instanceof PythonError) return answer(`Error: ${error.message}`, true);
-      throw error;
+      if (!(error instanceof PythonError)) throw error;
+      return { role: "tool", id, content: `Error: ${error.message}`, requestor, error: true };
     }
   }
 
@@ -92,30 +141,35 @@ export class ToolEnvironment implements Environment {
   }
 
   runFunction({ env_type, func_name, arguments: args }: EnvFunctionCall): ExactValue {
-    const owner = env_type === "user" ? this.options.user : this.options.agent;
-    const database = env_type === "user" ? this.userDb : this.agentDb;
-    const className = owner?.toolkit.className ?? "NoneType";
-    const found = owner && [...owner.toolkit.tools, ...owner.toolkit.functions].find(({ name }) => name === func_name);
-    if (!owner || !database || !found)
-      throw new PythonError("AttributeError", `'${className}' object has no attribute '${func_name}'`);
-    const result = found.run(owner.toolkit.view(database), bindArguments(className, found, args));
+    const live = env_type === "user" ? this.#user : this.#agent;
+    const found = live?.side.methods.get(func_name);
+    if (!live || !found)
+      throw new PythonError(
+        "AttributeError",
+        `'${live?.side.toolkit.className ?? "NoneType"}' object has no attribute '${func_name}'`,
+      );
+    const result = live.run(found, args);
     this.sync();
     return plainResult(result);
   }
 
   mergeData(target: Requestor, data: ExactObject): void {
-    const owner = target === "user" ? this.options.user : this.options.agent;
-    const old = target === "user" ? this.userDb : this.agentDb;
-    if (owner === null || old === null)
-      throw new PythonError("AttributeError", "'NoneType' object has no attribute 'update_db'");
+    const live = target === "user" ? this.#user : this.#agent;
+    if (live === null) throw new PythonError("AttributeError", "'NoneType' object has no attribute 'update_db'");
+    const { side: owner, database: old } = live;
     const database = new Database(imageOf(owner.toolkit, deepMerge(old.dump(), data)));
     // Quirk of the original: the other side then works on this very database too (SPEC section 4a).
-    this.agentDb = database;
-    if (this.userDb !== null) this.userDb = database;
+    this.#agent = new LiveSide(this.#agent.side, database);
+    this.#user = this.#user && new LiveSide(this.#user.side, database);
+    this.#synced = -1;
   }
 
   sync(): void {
-    this.options.sync?.(this);
+    const { sync } = this.options;
+    if (sync === undefined || this.#version() === this.#synced) return;
+    this.#synced = -1;
+    sync(this);
+    this.#synced = this.#version();
   }
 
   agentDbHash(): string {
@@ -126,18 +180,21 @@ export class ToolEnvironment implements Environment {
     return this.userDb?.hash() ?? null;
   }
 
+  #version(): number {
+    return this.#agent.database.version + (this.#user?.database.version ?? 0);
+  }
+
   /** `make_tool_call` through the call chain whose parameter names arguments can collide with. */
   #dispatch({ name, requestor, arguments: args }: ToolCall): ToolResult {
     rejectCollisions(args);
-    const { agent, user, solo_mode } = this.options;
+    const { solo_mode } = this;
     if (requestor === "user") {
       if (solo_mode) throw valueError("User tool calls are not allowed in solo mode");
-      if (user === null || this.userDb === null) throw valueError("User tools not available");
-      return callTool(user.toolkit, this.userDb, name, args);
+      if (this.#user === null) throw valueError("User tools not available");
+      return this.#user.call(name, args);
     }
-    if (solo_mode && user !== null && this.userDb !== null && toolOf(user.toolkit, name))
-      return callTool(user.toolkit, this.userDb, name, args);
-    return callTool(agent.toolkit, this.agentDb, name, args);
+    if (solo_mode && this.#user?.side.tools.has(name)) return this.#user.call(name, args);
+    return this.#agent.call(name, args);
   }
 }
 
@@ -149,21 +206,11 @@ function rejectCollisions(args: ExactObject): void {
   if (taken !== undefined) throw typeError(`${call} argument '${taken}'`);
 }
 
-const toolOf = (toolkit: Toolkit, name: string): Tool<unknown> | undefined =>
-  toolkit.tools.find((candidate) => candidate.name === name);
-
-function callTool(toolkit: Toolkit, database: Database, name: string, args: ExactObject): ToolResult {
-  const found = toolOf(toolkit, name);
-  if (found === undefined) throw valueError(`Tool '${name}' not found.`);
-  return found.run(toolkit.view(database), bindArguments(toolkit.className, found, args));
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // Bringing an environment to a state
 
-/** A fresh environment with the task's initial state applied, its message history replayed. */
-export function prepareEnvironment(domain: Domain, task: Task): Environment {
-  const environment = domain.createEnvironment();
+/** A fresh environment (by default the domain's usual one) with the task's initial state applied, its message history replayed. */
+export function prepareEnvironment(domain: Domain, task: Task, environment = domain.createEnvironment()): Environment {
   setState({
     domain,
     environment,
@@ -185,6 +232,8 @@ export interface StateOptions {
 
 /** tau2's `set_state`: data, then actions, then the recorded calls that write. */
 export function setState({ domain, environment, initialState, history, strict }: StateOptions): void {
+  if (environment.solo_mode && history.some(({ role }) => role === "user"))
+    throw new PythonError("AssertionError", "User messages are not allowed in solo mode");
   const data = initialState?.initialization_data ?? null;
   if (data?.agent_data) required(domain, environment, "mergeData")("assistant", data.agent_data);
   if (data?.user_data) required(domain, environment, "mergeData")("user", data.user_data);

@@ -1,9 +1,11 @@
-/** Scores a conversation as tau2's evaluator does (type ALL): database, assertions, actions, communicated facts. SPEC section 7. */
+/** Scores a conversation as tau2's evaluator does: database, assertions, actions, communicated facts, judged statements. SPEC section 7. */
 import { type ExactObject, type ExactValue, keysOf, pythonEquals } from "../base/exact.ts";
 import { prepareEnvironment, runAssertion, setState } from "./environment.ts";
+import type { Judge, NlVerdict } from "./judge.ts";
 import { PythonError } from "./python.ts";
 import type {
   Domain,
+  EndOfConversation,
   Environment,
   EvaluationCriteria,
   GoldenAction,
@@ -16,20 +18,39 @@ import type {
   ToolCall,
 } from "./types.ts";
 
-/** The task's reward counts natural-language assertions, which need a judge; passing them unseen would be a lie. */
+/** What is scored, by the original's names. `all` is the benchmark's reward: the product over the task's reward_basis. */
+export type EvaluationType =
+  | "env"
+  | "action"
+  | "communicate"
+  | "nl_assertions"
+  | "all"
+  | "all_with_nl_assertions"
+  | "all_ignore_basis"
+  | "all_with_nl_assertions_ignore_basis";
+
+/** The reward counts natural-language assertions, which need a judge; passing them unseen would be a lie. */
 export class NeedsJudgeError extends Error {
   override readonly name = "NeedsJudgeError";
 
   constructor(readonly task_id: string) {
     super(
-      `task ${task_id}: its reward_basis has NL_ASSERTION, which needs a judge model; there is none, so the task cannot be scored`,
+      `task ${task_id}: its reward counts nl_assertions, which need a judge model; there is none, so the task cannot be scored`,
     );
   }
 }
 
-/** Whether `evaluate` can score the task. */
-export function isScorable({ evaluation_criteria }: Task): boolean {
-  return !(evaluation_criteria?.reward_basis.includes("NL_ASSERTION") ?? false);
+/** Whether the reward of type `all` depends on a judge. An empty list of assertions is met without one. */
+export function needsJudge({ evaluation_criteria }: Task): boolean {
+  return evaluation_criteria !== null && asksJudge(evaluation_criteria, "all");
+}
+
+function asksJudge(criteria: EvaluationCriteria, type: EvaluationType): boolean {
+  return countsNl(criteria, type) && (criteria.nl_assertions ?? []).length > 0;
+}
+
+function countsNl({ reward_basis }: EvaluationCriteria, type: EvaluationType): boolean {
+  return type === "all" ? reward_basis.includes("NL_ASSERTION") : type.includes("nl_assertions");
 }
 
 /** Only conversations that a participant brought to an end are compared with the task's goal; all others earn 0. */
@@ -41,103 +62,143 @@ export interface EvaluateOptions {
   readonly domain: Domain;
   readonly task: Task;
   readonly simulation: Pick<Simulation, "messages" | "termination">;
-  /** Makes the environment that the trajectory is replayed on, where it is not the domain's usual one (solo mode). */
-  readonly createEnvironment?: () => Environment;
   /** A replayed write that answers otherwise than recorded is an error (default), or ignored. */
   readonly strict?: boolean;
+  /** Default: `all`. */
+  readonly type?: EvaluationType;
+  /** What a judge said of the task's nl_assertions, just now or in a recording. */
+  readonly verdicts?: readonly NlVerdict[] | null;
 }
 
-/** The reward and how it came about. Throws NeedsJudgeError, and PythonError where the original's replay raises. */
-export function evaluate({ domain, task, simulation, createEnvironment, strict = true }: EvaluateOptions): RewardInfo {
+/** The reward and how it came about. Throws NeedsJudgeError where verdicts are missing, and PythonError where the original's replay raises. */
+export function evaluate(options: EvaluateOptions): RewardInfo {
+  const { task, simulation, type = "all", verdicts = null } = options;
   if (!isScored(simulation.termination)) {
     return unscored(0, `Simulation terminated prematurely. Termination reason: ${simulation.termination}`);
   }
   const criteria = task.evaluation_criteria;
   if (criteria === null) return unscored(1, "No evaluation criteria");
-  if (!isScorable(task)) throw new NeedsJudgeError(task.id);
-  const environment = environmentPart({
-    domain,
-    task,
-    criteria,
-    messages: simulation.messages,
-    createEnvironment,
-    strict,
-  });
+  if (asksJudge(criteria, type) && verdicts === null) throw new NeedsJudgeError(task.id);
+  return rewardOf({ ...options, criteria, type, verdicts });
+}
+
+/** As `evaluate`, asking the judge where the reward needs one. A judge that does not answer ends it: that is no reward. */
+export async function judgedReward({
+  judge,
+  ...options
+}: EvaluateOptions & { readonly judge: Judge | null }): Promise<RewardInfo | EndOfConversation> {
+  const { task, simulation, type = "all" } = options;
+  const criteria = task.evaluation_criteria;
+  if (judge === null || criteria === null || !isScored(simulation.termination) || !asksJudge(criteria, type))
+    return evaluate(options);
+  const verdicts = await judge({ messages: simulation.messages, nl_assertions: criteria.nl_assertions ?? [] });
+  return "end" in verdicts ? verdicts : evaluate({ ...options, verdicts });
+}
+
+interface Criteria extends EvaluateOptions {
+  readonly criteria: EvaluationCriteria;
+  readonly type: EvaluationType;
+  readonly verdicts: readonly NlVerdict[] | null;
+}
+
+function rewardOf(options: Criteria): RewardInfo {
+  const { type, domain, criteria, simulation } = options;
+  switch (type) {
+    case "env":
+      return { ...alone(environmentPart(options)), reward_basis: criteria.reward_basis };
+    case "action":
+      return alone(actionPart(domain, criteria, simulation.messages));
+    case "communicate":
+      return alone(communicatePart(criteria, simulation.messages));
+    case "nl_assertions":
+      return alone(nlPart(options));
+    default:
+      return combined(options);
+  }
+}
+
+function combined(options: Criteria): RewardInfo {
+  const { type, domain, criteria, simulation } = options;
+  const environment = environmentPart(options);
   const action = actionPart(domain, criteria, simulation.messages);
+  const nl = countsNl(criteria, type) ? nlPart(options) : null;
   const communicate = communicatePart(criteria, simulation.messages);
-  const breakdown = Object.fromEntries(
-    Object.entries({ ...environment.rewards, ACTION: action.reward, COMMUNICATE: communicate.reward }).filter(
-      ([kind]) => criteria.reward_basis.includes(kind as RewardType),
-    ),
-  );
+  const parts = [environment, action, nl, communicate];
+  const ignoresBasis = type.endsWith("ignore_basis");
+  const reward_basis = ignoresBasis ? [...ALL_BASES, ...(nl === null ? [] : NL_BASIS)] : criteria.reward_basis;
+  // The environment's part has left out what is not in the task's basis already, whatever the type.
+  const counted = parts.flatMap((part) => Object.entries(part?.rewards ?? {}) as [RewardType, number][]);
+  const reward_breakdown = Object.fromEntries(counted.filter(([kind]) => reward_basis.includes(kind)));
   return {
-    reward: Object.values(breakdown).reduce((product, reward) => product * reward, 1),
-    db_check: environment.db_check,
-    env_assertions: environment.env_assertions,
-    action_checks: action.checks,
-    nl_assertions: null,
-    communicate_checks: communicate.checks,
-    reward_basis: criteria.reward_basis,
-    reward_breakdown: breakdown,
-    info: { env: environment.info, nl: null, communicate: communicate.info, action: action.info },
+    ...NOTHING_CHECKED,
+    ...Object.assign({}, ...parts.map((part) => part?.checks ?? {})),
+    reward: product(Object.values(reward_breakdown)),
+    reward_basis,
+    reward_breakdown,
+    info: { env: environment.info, nl: nl?.info ?? null, communicate: communicate.info, action: action.info },
   };
 }
 
-function unscored(reward: number, note: string): RewardInfo {
-  return {
-    reward,
-    db_check: null,
-    env_assertions: null,
-    action_checks: null,
-    nl_assertions: null,
-    communicate_checks: null,
-    reward_basis: null,
-    reward_breakdown: null,
-    info: { note },
-  };
+const ALL_BASES = ["DB", "ENV_ASSERTION", "ACTION", "COMMUNICATE"] as const;
+const NL_BASIS = ["NL_ASSERTION"] as const;
+
+/** One kind of check: its rewards by name, and what it puts into the report. */
+interface Part {
+  readonly rewards: Partial<Record<RewardType, number>>;
+  readonly checks: Partial<RewardInfo>;
+  readonly info: ExactValue;
 }
+
+const NOTHING_CHECKED = {
+  db_check: null,
+  env_assertions: null,
+  action_checks: null,
+  nl_assertions: null,
+  communicate_checks: null,
+} as const;
+
+const alone = ({ rewards, checks, info }: Part): RewardInfo => ({
+  ...NOTHING_CHECKED,
+  ...checks,
+  reward: product(Object.values(rewards)),
+  reward_basis: null,
+  reward_breakdown: rewards,
+  info,
+});
+
+const unscored = (reward: number, note: string): RewardInfo => ({
+  ...NOTHING_CHECKED,
+  reward,
+  reward_basis: null,
+  reward_breakdown: null,
+  info: { note },
+});
+
+const product = (rewards: readonly number[]): number => rewards.reduce((total, reward) => total * reward, 1);
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Database and assertions
 
-type EnvironmentPart = Pick<RewardInfo, "db_check" | "env_assertions" | "info"> & {
-  readonly rewards: Partial<Record<RewardType, number>>;
-};
-
-interface EnvironmentPartOptions {
-  readonly domain: Domain;
-  readonly task: Task;
-  readonly criteria: EvaluationCriteria;
-  readonly messages: readonly Message[];
-  readonly createEnvironment: (() => Environment) | undefined;
-  readonly strict: boolean;
-}
-
-function environmentPart({
-  domain,
-  task,
-  criteria,
-  messages,
-  createEnvironment,
-  strict,
-}: EnvironmentPartOptions): EnvironmentPart {
+function environmentPart({ domain, task, criteria, simulation, strict = true }: Criteria): Part {
   if (criteria.actions === null && criteria.env_assertions === null) {
-    const info = { note: "No expected actions or env assertions" };
-    return { db_check: { db_match: true, db_reward: 1 }, env_assertions: null, info, rewards: {} };
+    const checks = { db_check: { db_match: true, db_reward: 1 } };
+    return { rewards: {}, checks, info: { note: "No expected actions or env assertions" } };
   }
-  const predicted = createEnvironment?.() ?? domain.createEnvironment();
-  setState({ domain, environment: predicted, initialState: task.initial_state, history: messages, strict });
+  const environment = domain.createEnvironment();
+  setState({ domain, environment, initialState: task.initial_state, history: simulation.messages, strict });
   const gold = goldHashes(domain, task);
-  const db_match = predicted.agentDbHash() === gold.agent && predicted.userDbHash() === gold.user;
+  const db_match = environment.agentDbHash() === gold.agent && environment.userDbHash() === gold.user;
   const env_assertions = (criteria.env_assertions ?? []).map((env_assertion) => {
-    const met = runAssertion(domain, predicted, env_assertion);
+    const met = runAssertion(domain, environment, env_assertion);
     return { env_assertion, met, reward: Number(met) };
   });
+  const rewards = { DB: Number(db_match), ENV_ASSERTION: Number(env_assertions.every(({ met }) => met)) };
   return {
-    db_check: { db_match, db_reward: Number(db_match) },
-    env_assertions,
+    rewards: Object.fromEntries(
+      Object.entries(rewards).filter(([kind]) => criteria.reward_basis.includes(kind as RewardType)),
+    ),
+    checks: { db_check: { db_match, db_reward: Number(db_match) }, env_assertions },
     info: null,
-    rewards: { DB: Number(db_match), ENV_ASSERTION: Number(env_assertions.every(({ met }) => met)) },
   };
 }
 
@@ -156,7 +217,7 @@ function goldHashes(domain: Domain, task: Task): GoldHashes {
   goldCache.set(domain, ofDomain);
   const known = ofDomain.get(task);
   if (known !== undefined) return known;
-  const environment = prepareEnvironment(domain, task);
+  const environment = prepareEnvironment(domain, task, domain.createGoldEnvironment?.());
   const before = [environment.agentDbHash(), environment.userDbHash()];
   for (const action of task.evaluation_criteria?.actions ?? []) runGolden(environment, action);
   const [agent, user] = [environment.agentDbHash(), environment.userDbHash()];
@@ -184,27 +245,18 @@ export function taskWrites(domain: Domain, task: Task): boolean {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Actions and communication
+// Actions, communication, judged statements
 
-interface Part<Checks> {
-  readonly reward: number;
-  /** null: nothing to check. */
-  readonly checks: Checks | null;
-  readonly info: ExactValue;
-}
-
-function actionPart(
-  domain: Domain,
-  criteria: EvaluationCriteria,
-  messages: readonly Message[],
-): Part<NonNullable<RewardInfo["action_checks"]>> {
-  if (!criteria.actions?.length) return { reward: 1, checks: null, info: { note: "No actions to evaluate" } };
+function actionPart(domain: Domain, criteria: EvaluationCriteria, messages: readonly Message[]): Part {
+  if (!criteria.actions?.length)
+    return { rewards: { ACTION: 1 }, checks: {}, info: { note: "No actions to evaluate" } };
   const calls = messages.flatMap((message) => (message.role === "tool" ? [] : (message.tool_calls ?? [])));
-  const checks = criteria.actions.map((action) => {
+  const action_checks = criteria.actions.map((action) => {
     const action_match = calls.some((call) => matchesAction(action, call));
     return { action, action_match, action_reward: Number(action_match), tool_type: domain.toolKind(action.name) };
   });
-  return { reward: Number(checks.every(({ action_match }) => action_match)), checks, info: null };
+  const ACTION = Number(action_checks.every(({ action_match }) => action_match));
+  return { rewards: { ACTION }, checks: { action_checks }, info: null };
 }
 
 /** Same name, and equal in `compare_args`; without those, in the arguments that the *call* has (SPEC section 7). */
@@ -219,14 +271,22 @@ export function matchesAction(
   return compared.size === 0 || pythonEquals(chosen(call.arguments), chosen(action.arguments));
 }
 
-function communicatePart(
-  criteria: EvaluationCriteria,
-  messages: readonly Message[],
-): Part<NonNullable<RewardInfo["communicate_checks"]>> {
+function communicatePart(criteria: EvaluationCriteria, messages: readonly Message[]): Part {
   if (!criteria.communicate_info?.length)
-    return { reward: 1, checks: null, info: { note: "No communicate_info to evaluate" } };
-  const checks = criteria.communicate_info.map((info) => communicated(info, messages));
-  return { reward: Number(checks.every(({ met }) => met)), checks, info: null };
+    return { rewards: { COMMUNICATE: 1 }, checks: {}, info: { note: "No communicate_info to evaluate" } };
+  const communicate_checks = criteria.communicate_info.map((info) => communicated(info, messages));
+  const COMMUNICATE = Number(communicate_checks.every(({ met }) => met));
+  return { rewards: { COMMUNICATE }, checks: { communicate_checks }, info: null };
+}
+
+function nlPart({ criteria, verdicts }: Criteria): Part {
+  if (!criteria.nl_assertions?.length) {
+    const info = { note: "No nl_assertions to evaluate" };
+    return { rewards: { NL_ASSERTION: 1 }, checks: { nl_assertions: [] }, info };
+  }
+  if (verdicts === null) throw new Error("evaluator: the judge was not asked");
+  const NL_ASSERTION = Number(verdicts.every(({ met }) => met));
+  return { rewards: { NL_ASSERTION }, checks: { nl_assertions: verdicts }, info: null };
 }
 
 /** Whether the agent said it: the message loses its commas, the fact keeps them, so a fact with a comma never matches. */

@@ -18,13 +18,21 @@ import {
 import { PythonError } from "./python.ts";
 
 export type FieldType =
-  | { readonly kind: "str" | "int" | "float" | "bool" | "any" }
+  | { readonly kind: "str" | "int" | "float" | "bool" | "any" | "date" | "datetime" }
   | { readonly kind: "literal"; readonly values: readonly string[] }
+  | EnumType
   | { readonly kind: "optional"; readonly of: FieldType }
   | { readonly kind: "list"; readonly of: FieldType }
   | { readonly kind: "dict"; readonly of: FieldType; readonly keys?: readonly string[] }
   | { readonly kind: "union"; readonly of: readonly FieldType[] }
   | { readonly kind: "model"; readonly model: Model };
+
+/** A class of named texts: in schemas it stands under its name. */
+export interface EnumType {
+  readonly kind: "enum";
+  readonly name: string;
+  readonly values: readonly string[];
+}
 
 export interface Field {
   readonly type: FieldType;
@@ -38,12 +46,18 @@ export interface Model {
   /** In the order of declaration, which is the order of output. */
   readonly fields: Readonly<Record<string, Field>>;
   readonly extra: "ignore" | "forbid";
+  /** Stands in schemas that mention the model. */
+  readonly description?: string;
 }
 
 export const str: FieldType = { kind: "str" };
 export const int: FieldType = { kind: "int" };
 export const float: FieldType = { kind: "float" };
 export const bool: FieldType = { kind: "bool" };
+/** Held as the text that the original prints: `2025-02-25`, and `2025-02-25 12:08:00` with a space. */
+export const date: FieldType = { kind: "date" };
+export const datetime: FieldType = { kind: "datetime" };
+export const enumeration = (name: string, ...values: readonly string[]): EnumType => ({ kind: "enum", name, values });
 export const literal = (...values: readonly string[]): FieldType => ({ kind: "literal", values });
 export const optional = (of: FieldType): FieldType => ({ kind: "optional", of });
 export const list = (of: FieldType): FieldType => ({ kind: "list", of });
@@ -56,9 +70,10 @@ export function model(
   name: string,
   fields: Readonly<Record<string, Field | FieldType>>,
   extra: Model["extra"] = "ignore",
+  description?: string,
 ): Model {
   const declared = Object.entries(fields).map(([key, field]) => [key, "kind" in field ? { type: field } : field]);
-  return { name, fields: Object.fromEntries(declared) as Record<string, Field>, extra };
+  return { name, fields: Object.fromEntries(declared) as Record<string, Field>, extra, description };
 }
 
 /** One thing wrong with a value: where, and pydantic's words for it. */
@@ -160,6 +175,12 @@ class Parse {
         return isOneOf(type.values, value)
           ? value
           : wrong("literal_error", `Input should be ${alternatives(type.values)}`);
+      case "enum":
+        return isOneOf(type.values, value) ? value : wrong("enum", `Input should be ${alternatives(type.values)}`);
+      case "date":
+        return parseDate(value, wrong);
+      case "datetime":
+        return parseDatetime(value, wrong);
       case "optional":
         return value === null ? null : this.#field(type.of, value);
       case "list":
@@ -204,7 +225,8 @@ function mayFit(type: FieldType, value: ExactValue): boolean {
   if (type.kind !== "model" || !isObject(value)) return true;
   for (const key in type.model.fields) {
     const field = (type.model.fields[key] as Field).type;
-    if (field.kind === "literal" && !isOneOf(field.values, value[key] as ExactValue)) return false;
+    if (field.kind === "literal" && Object.hasOwn(value, key) && !isOneOf(field.values, value[key] as ExactValue))
+      return false;
   }
   return true;
 }
@@ -254,18 +276,39 @@ const FALSE_WORDS = new Set(["0", "false", "f", "no", "n", "off"]);
 
 function parseBool(value: ExactValue, wrong: Wrong): ExactValue {
   if (typeof value === "boolean") return value;
+  const number = value instanceof Float ? value.value : value;
   const word =
-    value instanceof Float
-      ? String(value.value)
-      : typeof value === "string"
-        ? value.toLowerCase()
-        : isInt(value)
-          ? String(value)
-          : undefined;
+    typeof number === "string" ? number.toLowerCase() : Number.isSafeInteger(number) ? String(number) : undefined;
   if (word === undefined) return wrong("bool_type", "Input should be a valid boolean");
   if (TRUE_WORDS.has(word)) return true;
   if (FALSE_WORDS.has(word)) return false;
   return wrong("bool_parsing", "Input should be a valid boolean, unable to interpret input");
+}
+
+const DATE = /^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$/;
+const TIME = /^([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,6})?)?$/;
+
+function parseDate(value: ExactValue, wrong: Wrong): ExactValue {
+  if (typeof value !== "string") return wrong("date_type", "Input should be a valid date");
+  return isDate(value)
+    ? value
+    : wrong("date_from_datetime_parsing", "Input should be a valid date or datetime, invalid character in year");
+}
+
+/** With seconds, and microseconds only where there are some. Time zones are not in the original's data. */
+function parseDatetime(value: ExactValue, wrong: Wrong): ExactValue {
+  if (typeof value !== "string") return wrong("datetime_type", "Input should be a valid datetime");
+  const [day = "", time = "00:00:00"] = value.split(/[T ]/, 2);
+  if (!isDate(day) || !TIME.test(time))
+    return wrong("datetime_from_date_parsing", "Input should be a valid datetime or date, invalid character in year");
+  const [clock = "", fraction = ""] = time.split(".", 2);
+  const micros = fraction.padEnd(6, "0");
+  return `${day} ${clock.length === 5 ? `${clock}:00` : clock}${micros === "000000" ? "" : `.${micros}`}`;
+}
+
+/** A day that exists. */
+function isDate(text: string): boolean {
+  return DATE.test(text) && new Date(`${text}T00:00:00Z`).toISOString().startsWith(text);
 }
 
 function alternatives(values: readonly string[]): string {
@@ -302,7 +345,7 @@ function fieldSchema(name: string, field: Field, definitions: Map<string, ExactO
     ...typeSchema(field.type, definitions),
     ...byDefault,
     ...described,
-    title: titleOf(name),
+    ...(field.type.kind === "model" || field.type.kind === "enum" ? {} : { title: titleOf(name) }),
   };
   return sortedKeys(schema);
 }
@@ -319,6 +362,12 @@ function typeSchema(type: FieldType, definitions: Map<string, ExactObject>): Exa
       return { type: "number" };
     case "bool":
       return { type: "boolean" };
+    case "date":
+      return { format: "date", type: "string" };
+    case "datetime":
+      return { format: "date-time", type: "string" };
+    case "enum":
+      return reference(type.name, definitions, () => ({ enum: [...type.values], title: type.name, type: "string" }));
     case "literal":
       return { enum: [...type.values], type: "string" };
     case "optional":
@@ -330,16 +379,24 @@ function typeSchema(type: FieldType, definitions: Map<string, ExactObject>): Exa
     case "union":
       return { anyOf: type.of.map((member) => typeSchema(member, definitions)) };
     case "model":
-      return reference(type.model, definitions);
+      return reference(type.model.name, definitions, () => modelSchema(type.model, definitions));
   }
 }
 
-function reference(model: Model, definitions: Map<string, ExactObject>): ExactObject {
-  if (!definitions.has(model.name)) {
-    definitions.set(model.name, {});
-    definitions.set(model.name, recordSchema(model.name, model.fields, definitions));
+function reference(name: string, definitions: Map<string, ExactObject>, define: () => ExactObject): ExactObject {
+  if (!definitions.has(name)) {
+    definitions.set(name, {}); // so that a model may mention itself
+    definitions.set(name, define());
   }
-  return { $ref: `#/$defs/${model.name}` };
+  return { $ref: `#/$defs/${name}` };
+}
+
+function modelSchema({ name, fields, extra, description }: Model, definitions: Map<string, ExactObject>): ExactObject {
+  return {
+    ...(extra === "forbid" ? { additionalProperties: false } : {}),
+    ...(description === undefined ? {} : { description }),
+    ...recordSchema(name, fields, definitions),
+  };
 }
 
 const titleOf = (name: string): string =>

@@ -62,7 +62,7 @@ class Conversation {
   #given = { agent: 0, user: 0 };
 
   constructor(readonly options: ConversationOptions) {
-    this.#messages = [...(options.history ?? [])];
+    this.#messages = (options.history ?? []).map(bareMessage);
   }
 
   get done(): boolean {
@@ -123,7 +123,7 @@ class Conversation {
   async #soloStart(): Promise<void> {
     const reply = await this.options.agent.reply([]);
     if (isEnd(reply)) return this.#end(reply);
-    if (!this.#accept("assistant", reply)) return;
+    this.#add("assistant", reply); // an empty one too: the original does not check the first message
     this.#to = reply.tool_calls === null ? "user" : "environment";
     if (this.#isAgentStop(reply)) this.#termination = "agent_stop";
     else if (reply.tool_calls === null) this.#termination = "agent_error";
@@ -179,16 +179,19 @@ class Conversation {
 
   /** Adds a participant's message; false if it is none, which the original crashes on. */
   #accept(role: "assistant" | "user", reply: Reply): boolean {
-    const message: ParticipantMessage = { role, content: reply.content, tool_calls: reply.tool_calls };
-    const flaw = messageFlaw(message);
-    if (flaw !== null) {
-      this.#from = role === "assistant" ? "agent" : "user";
-      this.#crash(flaw);
-      return false;
+    const flaw = messageFlaw({ role, ...reply });
+    if (flaw === null) {
+      this.#add(role, reply);
+      return true;
     }
-    this.#messages.push(message);
+    this.#from = role === "assistant" ? "agent" : "user";
+    this.#crash(flaw);
+    return false;
+  }
+
+  #add(role: "assistant" | "user", { content, tool_calls }: Reply): void {
+    this.#messages.push({ role, content, tool_calls });
     this.#given[role === "assistant" ? "agent" : "user"] = this.#messages.length;
-    return true;
   }
 
   #crash(detail: string): void {
@@ -229,6 +232,13 @@ function messageFlaw(message: ParticipantMessage): string | null {
   if (hasText(message) || message.tool_calls !== null) return null;
   const name = message.role === "assistant" ? "AssistantMessage" : "UserMessage";
   return `ValueError: ${name} must have either content or tool_calls. Got ${messageText(message)}`;
+}
+
+/** What a conversation uses of a message; those of a task's history carry the original's metadata besides. */
+function bareMessage(message: Message): Message {
+  if (message.role !== "tool") return { role: message.role, content: message.content, tool_calls: message.tool_calls };
+  const { role, id, content, requestor, error } = message;
+  return { role, id, content, requestor, error };
 }
 
 /** Checks that calls and results of a history match in number and requestor. Throws what the original raises. */

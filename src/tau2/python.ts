@@ -135,13 +135,25 @@ export function negate(value: ExactValue): ExactValue {
   return intOf(-number);
 }
 
-/** `a < b` of numbers, or of two strings by code unit as good as by code point for the texts compared here. */
-export function lessThan(a: ExactValue, b: ExactValue): boolean {
-  const x = numberOf(a);
-  const y = numberOf(b);
-  if (x !== undefined && y !== undefined) return x < y;
-  if (typeof a === "string" && typeof b === "string") return a < b;
-  throw typeError(`'<' not supported between instances of '${pythonType(a)}' and '${pythonType(b)}'`);
+/** `a < b` and its like, of numbers, or of two strings: by code unit, as good as by code point for the texts compared here. */
+export function compare(a: ExactValue, sign: "<" | "<=" | ">=", b: ExactValue): boolean {
+  const x = numberOf(a) ?? (typeof b === "string" ? a : null);
+  const y = numberOf(b) ?? (typeof a === "string" ? b : null);
+  if (!isComparable(x) || !isComparable(y))
+    throw typeError(`'${sign}' not supported between instances of '${pythonType(a)}' and '${pythonType(b)}'`);
+  return sign === "<" ? x < y : sign === "<=" ? x <= y : x >= y;
+}
+
+const isComparable = (value: ExactValue): value is number | bigint | string =>
+  typeof value === "number" || typeof value === "bigint" || typeof value === "string";
+
+export const lessThan = (a: ExactValue, b: ExactValue): boolean => compare(a, "<", b);
+
+/** What an `if` makes of a value. */
+export function isTruthy(value: ExactValue): boolean {
+  if (value === null || typeof value === "boolean" || typeof value === "string") return Boolean(value);
+  const number = numberOf(value);
+  return number === undefined ? iterate(value).length > 0 : Number(number) !== 0;
 }
 
 /** `max(0, value)`. */

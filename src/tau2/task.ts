@@ -7,6 +7,8 @@ import {
   dict,
   type Field,
   type FieldType,
+  float,
+  int,
   list,
   literal,
   ModelError,
@@ -48,11 +50,38 @@ const toolCallModel = model("ToolCall", {
   requestor: withDefault(requestor, "assistant"),
 });
 
+/** What the original's messages carry besides; a text conversation uses none of it, but histories are printed with it. */
+const metadata = {
+  turn_idx: orNull(int),
+  cost: orNull(float),
+  usage: orNull(openObject),
+  raw_data: orNull(openObject),
+  generation_time_seconds: orNull(float),
+  ...Object.fromEntries(
+    [
+      "audio_format",
+      "audio_path",
+      "audio_script_gold",
+      "speech_effects",
+      "source_effects",
+      "channel_effects",
+      "turn_taking_action",
+      "utterance_ids",
+      "chunk_id",
+    ].map((name) => [name, orNull(anything)]),
+  ),
+  is_final_chunk: withDefault(bool, true),
+  source: orNull(anything),
+  contains_speech: withDefault(bool, true),
+};
+
 const messageModels = [
   model("ParticipantMessage", {
     role: literal("assistant", "user"),
     content: orNull(str),
     tool_calls: orNull(list(record(toolCallModel))),
+    is_audio: withDefault(bool, false),
+    ...metadata,
   }),
   model("ToolMessage", {
     id: str,
@@ -60,6 +89,7 @@ const messageModels = [
     content: orNull(str),
     requestor: withDefault(requestor, "assistant"),
     error: withDefault(bool, false),
+    turn_idx: orNull(int),
   }),
 ].map(record);
 
@@ -150,6 +180,14 @@ const taskLabel = (item: ExactValue, index: number): string =>
 /** One task with its defaults filled in; unknown keys are ignored. `where` names it in errors. */
 export function parseTask(value: ExactValue, where: string): Task {
   return checked(where, () => parseModel(taskModel, value)) as unknown as Task;
+}
+
+const messagesModel = model("Messages", { messages: list(union(...messageModels)) });
+
+/** The messages of a recorded conversation. `where` names it in errors. */
+export function parseMessages(value: ExactValue, where: string): Message[] {
+  const parsed = checked(where, () => parseModel(messagesModel, { messages: value }));
+  return parsed.messages as unknown as Message[];
 }
 
 /** Turns what a model finds wrong into an error that names the field. */

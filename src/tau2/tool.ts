@@ -15,7 +15,8 @@ import {
   pythonStr,
 } from "../base/exact.ts";
 import { type Field, type FieldType, objectSchema } from "./model.ts";
-import { typeError } from "./python.ts";
+import { type PythonError, typeError } from "./python.ts";
+import { outputText } from "./record-text.ts";
 import type { ToolKind, ToolSchema } from "./types.ts";
 
 /** A model instance in a result: its numbers stay numbers, where those of plain containers become strings (SPEC section 2.3). */
@@ -50,6 +51,26 @@ export function tool<S, P extends string>(definition: ToolDefinition<S, P>): Too
   return definition as unknown as Tool<S>;
 }
 
+/**
+ * What tasks may call beside the tools: an assertion, something that breaks. No model sees it, so the names of its
+ * arguments are all that is declared; those in `defaults` may be left out.
+ */
+export function taskFunction<S, P extends string = never>(
+  name: string,
+  args: readonly P[],
+  run: (state: S, args: BoundArguments<P>) => ToolResult,
+  defaults: { readonly [K in P]?: ExactValue } = {},
+): Tool<S> {
+  const parameters = args.map((arg): [P, Field] => [arg, { type: { kind: "any" }, default: defaults[arg] }]);
+  return tool({
+    name,
+    kind: "write",
+    description: "",
+    parameters: Object.fromEntries(parameters) as Record<P, Field>,
+    run,
+  });
+}
+
 /** A parameter: its type in the schema, its description, and a default if it may be left out. */
 export function parameter(
   type: FieldType,
@@ -70,21 +91,31 @@ export function toolsDescription<S>(tools: readonly Tool<S>[]): string {
 }
 
 /** Binds arguments as Python binds keyword arguments; `owner` is the class whose method this is. */
-export function bindArguments<S>(owner: string, { name, parameters }: Tool<S>, args: ExactObject): BoundArguments {
+export function bindArguments<S>(owner: string, tool: Tool<S>, args: ExactObject): BoundArguments {
+  const bound: Record<string, ExactValue> = {};
+  let taken = 0;
+  for (const key in tool.parameters) {
+    const isGiven = Object.hasOwn(args, key);
+    const value = isGiven ? args[key] : tool.parameters[key]?.default;
+    if (value === undefined) throw bindingError(owner, tool, args);
+    bound[key] = value;
+    if (isGiven) taken++;
+  }
+  if (taken < Object.keys(args).length) throw bindingError(owner, tool, args);
+  return bound;
+}
+
+/** What is wrong with the arguments; unknown ones are told before missing ones. */
+function bindingError<S>(owner: string, { name, parameters }: Tool<S>, args: ExactObject): PythonError {
   const call = `${owner}.${name}()`;
   const unknown = keysOf(args).find((key) => !Object.hasOwn(parameters, key));
-  if (unknown !== undefined) throw typeError(`${call} got an unexpected keyword argument '${unknown}'`);
+  if (unknown === "self") return typeError(`${call} got multiple values for argument 'self'`);
+  if (unknown !== undefined) return typeError(`${call} got an unexpected keyword argument '${unknown}'`);
   const missing = Object.keys(parameters).filter(
     (key) => !Object.hasOwn(args, key) && parameters[key]?.default === undefined,
   );
-  if (missing.length > 0) {
-    throw typeError(
-      `${call} missing ${missing.length} required positional argument${missing.length === 1 ? "" : "s"}: ${enumeration(missing)}`,
-    );
-  }
-  return Object.fromEntries(
-    Object.entries(parameters).map(([key, field]) => [key, Object.hasOwn(args, key) ? args[key] : field.default]),
-  ) as BoundArguments;
+  const plural = missing.length === 1 ? "" : "s";
+  return typeError(`${call} missing ${missing.length} required positional argument${plural}: ${enumeration(missing)}`);
 }
 
 function enumeration(names: readonly string[]): string {
@@ -95,17 +126,18 @@ function enumeration(names: readonly string[]): string {
 
 /** The text of a tool message for a result: strings as they are, everything else as JSON (SPEC section 2.3). */
 export function resultText(result: ToolResult): string {
-  return typeof result === "string" ? result : dumps(serialized(result));
+  return typeof result === "string" ? result : jsonText(result);
 }
 
-function serialized(result: ToolResult): ExactValue {
-  if (result instanceof ModelResult) return result.value;
-  if (Array.isArray(result)) return result.map(serialized);
-  if (result === null || typeof result === "string") return result;
+function jsonText(result: ToolResult): string {
+  if (result instanceof ModelResult) return outputText(result.value);
+  if (Array.isArray(result)) return `[${result.map(jsonText).join(", ")}]`;
+  if (result === null || typeof result === "string") return dumps(result);
   if (typeof result === "object" && !(result instanceof Float)) {
-    return objectOf(entriesOf(result as ExactObject).map(([key, value]) => [key, serialized(value)]));
+    const entries = entriesOf(result as ExactObject).map(([key, value]) => `${dumps(key)}: ${jsonText(value)}`);
+    return `{${entries.join(", ")}}`;
   }
-  return pythonStr(result as ExactValue);
+  return dumps(pythonStr(result as ExactValue));
 }
 
 /** The plain value behind a result, for functions that tasks call and compare. */

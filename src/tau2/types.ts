@@ -106,6 +106,8 @@ export interface Environment {
   userDbHash(): string | null;
   /** Non-null once the environment itself wants the conversation over (built-in domains: a policy violation). */
   readonly ended?: { readonly reason: string } | null;
+  /** One hand holds agent's and user's tools, and nobody speaks. */
+  readonly solo_mode?: boolean;
   /** The rest is tau2's; a domain whose tasks use none of it may leave it out (`ToolEnvironment` has it all). */
   /** The call alone, as the evaluator's reference run makes it: no sync, and exceptions are thrown. */
   callTool?(call: ToolCall): void;
@@ -121,6 +123,11 @@ export interface Domain {
   readonly policy: string;
   /** System prompt of tau2's LLM agent, policy included (SPEC section 10). */
   readonly systemPrompt: string;
+  /** The agent works alone: what the user does otherwise is among its tools, and it ends the conversation by calling `done`. */
+  readonly solo_mode?: boolean;
+  /** System prompt of the agent that works alone; the task's ticket stands in it. */
+  soloSystemPrompt?(task: Task): string;
+  /** The agent's; in solo mode its own, then the user's, then `done`. */
   readonly tools: readonly ToolSchema[];
   /** null: the user has no tools. */
   readonly userTools: readonly ToolSchema[] | null;
@@ -130,8 +137,10 @@ export interface Domain {
   readonly tasks: readonly Task[];
   /** Split name (`train` and `test` always among them) → task ids, in the order of tasks.json. */
   readonly splits: Readonly<Record<string, readonly string[]>>;
-  /** A fresh environment, before the task's initial state. */
+  /** A fresh environment, before the task's initial state; in solo mode one where the agent holds all tools. */
   createEnvironment(): Environment;
+  /** The one that golden actions run on, where it differs: it is never solo, since those name user and agent apart. */
+  createGoldEnvironment?(): Environment;
   /** Full system prompt of the user simulator for a task (SPEC section 9). */
   userSystemPrompt(task: Task): string;
   /** Built-in domains bring a deterministic user. */

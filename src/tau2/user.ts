@@ -18,10 +18,14 @@ export interface LlmToolCall {
 }
 
 /** One turn of a chat model. Its tool calls may carry either requestor; who called is set here. */
-export type ChatCompletion = (request: {
+export type ChatCompletion = (request: ChatRequest) => Promise<Reply | EndOfConversation>;
+
+export interface ChatRequest {
   readonly messages: LlmMessage[];
   readonly tools: readonly ToolSchema[] | null;
-}) => Promise<Reply | EndOfConversation>;
+  /** What makes a reply useless to the one who asks, so that the model is asked again; null: nothing. */
+  readonly flawOf?: (reply: Reply) => string | null;
+}
 
 const STOP_TOKENS = ["###STOP###", "###TRANSFER###", "###OUT-OF-SCOPE###"];
 

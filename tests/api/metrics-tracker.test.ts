@@ -1,11 +1,13 @@
 /** The tracker reads what a run writes. */
-import { expect, test } from "bun:test";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { afterAll, expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { MetricsTracker } from "../../src/api/index.ts";
+import { lampConfig, lampRun } from "../support/lamp-run.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "grpo-cl-api-"));
+afterAll(() => rmSync(directory, { recursive: true }));
 const rows = [
   { kind: "scores", task_idx: -1, domain: null, scores: {}, rewards: {} },
   { kind: "train", task_idx: 0, domain: "phone", step: 0, "train/loss": 0.5, "rollout/reward_mean": 0.25 },
@@ -47,3 +49,26 @@ test("an empty tracker answers, too", () => {
   expect(metrics.transfer()).toBeNull();
   expect(metrics.series("train/loss")).toEqual([]);
 });
+
+test("a summary and a picture need a run", async () => {
+  const metrics = new MetricsTracker();
+  expect(() => metrics.getSummary()).toThrow("has no run; use MetricsTracker.load(log_dir)");
+  await expect(metrics.plotLearningCurves()).rejects.toThrow("has no run");
+});
+
+test("a whole run: summary and picture", async () => {
+  const log_dir = join(directory, "run");
+  await lampRun(lampConfig(log_dir));
+  const metrics = MetricsTracker.load(log_dir);
+  const summary = metrics.getSummary();
+  const transfer = metrics.transfer();
+  expect(summary.bwt).toMatchObject({ mean: transfer?.["cl/bwt"], low: transfer?.["cl/bwt_low"] });
+  expect(summary.backward_transfer).toBe(transfer?.["cl/backward_transfer"] ?? null);
+  expect(summary.score_matrix).toHaveLength(4);
+  const [svg, png] = [join(directory, "a.svg"), join(directory, "a.png")];
+  expect(await metrics.plotLearningCurves(svg)).toBe(svg);
+  await metrics.plotLearningCurves(png);
+  expect(readFileSync(svg, "utf8")).toBe(readFileSync(join(log_dir, "learning_curves.svg"), "utf8"));
+  expect(readFileSync(png)).toEqual(readFileSync(join(log_dir, "learning_curves.png")));
+  await expect(metrics.plotLearningCurves("a.jpg")).rejects.toThrow("a.jpg: a picture's name ends in .png or .svg");
+}, 60_000);

@@ -28,6 +28,7 @@ const state: RunState = {
   policy_version: 7,
   nonfinite_steps: 1,
   sampler: { hall: 12 },
+  models: [],
   method: { name: "replay", state: { counts: [1, 2] } },
 };
 const trajectory = { ...rolloutOf(), task_idx: 0, step: 0, replayed: false };
@@ -69,6 +70,7 @@ describe("damage is found, and the file named", () => {
     "config.json",
     "state/optimizer.safetensors",
     "state/run.json",
+    "state/method.json",
     "state/metrics.jsonl",
   ];
 
@@ -101,8 +103,8 @@ describe("damage is found, and the file named", () => {
     const text = readFileSync(manifest, "utf8");
     writeFileSync(manifest, text.slice(0, 30));
     await expect(openCheckpoint(path)).rejects.toThrow(`${manifest}: the checkpoint is damaged`);
-    writeFileSync(manifest, text.replace('"format": 1', '"format": 2'));
-    await expect(openCheckpoint(path)).rejects.toThrow("its format is 2, and this program reads 1");
+    writeFileSync(manifest, text.replace('"format": 2', '"format": 3'));
+    await expect(openCheckpoint(path)).rejects.toThrow("its format is 3, and this program reads 2");
     rmSync(manifest);
     await expect(openCheckpoint(path)).rejects.toThrow("holds no checkpoint");
   });

@@ -82,18 +82,26 @@ describe("TrajectoryBuffer", () => {
     expect(() => TrajectoryBuffer.load(path)).toThrow(`${path}: it holds no trajectories`);
   });
 
-  test("full: the oldest of the largest domain goes first", () => {
+  test("full: the oldest of a domain go first, and no other domain's", () => {
     const buffer = new TrajectoryBuffer({ capacity: 4 });
     for (const [domain, count] of [
       ["a", 3],
       ["b", 6],
     ] as const)
       for (let i = 0; i < count; i++) buffer.add(trajectory({ domain, task_id: String(i) }));
-    expect(buffer.trajectories.map(({ domain, task_id }) => domain + task_id)).toEqual(["a1", "a2", "b4", "b5"]);
-    const groups = [groupOf([..."345"].map((task_id) => rolloutOf({ domain: "c", task_id })))];
+    const kept = () => buffer.trajectories.map(({ domain, task_id }) => domain + task_id);
+    expect(kept()).toEqual(["a0", "a1", "a2", "b2", "b3", "b4", "b5"]);
+    const groups = [groupOf([..."34"].map((task_id) => rolloutOf({ domain: "a", task_id })))];
     buffer.remember(groups, { task_idx: 2, step: 0 });
-    expect(buffer.getStatistics().domains).toMatchObject({ c: { trajectories: 2 } });
-    expect(buffer.size).toBe(4);
+    expect(kept()).toEqual(["a1", "a2", "b2", "b3", "b4", "b5", "a3", "a4"]);
+  });
+
+  test("the newest group of a task is what was rolled out together the last time", () => {
+    const buffer = new TrajectoryBuffer({ capacity: 9 });
+    for (const step of [0, 3, 3]) buffer.add(trajectory({ domain: "a", task_id: "7", step }));
+    buffer.add(trajectory({ domain: "b", task_id: "7", step: 4 }));
+    expect(buffer.newestGroup({ domain: "a", task_id: "7" }).map(({ step }) => step)).toEqual([3, 3]);
+    expect(buffer.newestGroup({ domain: "a", task_id: "8" })).toEqual([]);
   });
 
   test("remembers where a rollout came from, and no lost ones", () => {

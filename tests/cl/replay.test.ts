@@ -51,10 +51,17 @@ const context = (fields: Partial<BatchContext> = {}): BatchContext => ({
   step: 0,
   memory: memory(),
   rng: Rng.from(3),
+  domains: ["a", "b", "c"],
+  next: () => [],
   ...fields,
 });
 
-const config: ReplayConfig = { replay_ratio: 0.5, replay_budget: "replace", replay_strategy: "random" };
+const config: ReplayConfig = {
+  replay_ratio: 0.5,
+  replay_budget: "replace",
+  replay_strategy: "random",
+  replay_mode: "reroll",
+};
 const names = (refs: readonly { domain: string; task_id: string }[]) =>
   refs.map(({ domain, task_id }) => domain + task_id);
 

@@ -3,6 +3,7 @@ import { afterAll, expect, test } from "bun:test";
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { modelFiles, writeModel } from "../hub/model-files.ts";
+import { writeMockData } from "../support/mock-data.ts";
 import { emptyDirectory, runCli } from "./run-cli.ts";
 
 const directory = emptyDirectory();
@@ -20,6 +21,7 @@ writeModel(at("mute"), { ...QWEN, "tokenizer_config.json": json({}) });
 mkdirSync(at("old-run"));
 writeFileSync(at("old-run/config.json"), "{}");
 mkdirSync(at("no-data"));
+writeMockData(at("bad-data"), { task: { user_tools: ["fly"] } });
 writeFileSync(at("bad.yaml"), "model_name_or_path: model\nkl_cof: 1\n");
 writeFileSync(
   at("my.ts"),
@@ -49,6 +51,10 @@ const cases: readonly [line: string, sentence: string][] = [
     "tau2_data_dir: no-data holds no domains/airline",
   ],
   [
+    "train --model_name_or_path model --task_order mock --tau2_data_dir bad-data",
+    'bad-data/domains/mock/tasks.json: task greet: user_tools.0: there is no user tool "fly"; known are check_notifications',
+  ],
+  [
     "train --model_name_or_path model --task_order airlin",
     '--task_order: unknown domain "airlin" (did you mean airline?); known are airline, ',
   ],
@@ -57,7 +63,10 @@ const cases: readonly [line: string, sentence: string][] = [
   [`${TRAIN} --resume_from nowhere`, "--resume_from: nowhere does not exist"],
   [`${TRAIN} --user.kind openai --user.model m`, "OPENAI_API_KEY"],
   [`${TRAIN} --use_flash_attention`, "--use_flash_attention: flash attention is not in this release"],
-  ["eval --model_name_or_path model --task_order phone --split dev", '--split: expected test, train or all, got "dev"'],
+  [
+    "eval --model_name_or_path model --task_order phone --split dev",
+    '--split: phone has no split "dev"; known are train, test, ',
+  ],
   ["evaluate", "grpo-cl evaluate: unknown command (did you mean eval?)"],
   ["data check --jsn", "--jsn: unknown flag (did you mean --json?)"],
   ["version --seed 1", "--seed: is an option of train and eval, not of this command"],

@@ -4,6 +4,7 @@ import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import pkg from "../../package.json";
 import { OPTION_NAMES } from "../../src/config/options.ts";
+import { writeMockData } from "../support/mock-data.ts";
 import { SHARED } from "../support/shared.ts";
 import { emptyDirectory, runCli } from "./run-cli.ts";
 
@@ -45,9 +46,26 @@ describe("data check", () => {
     const { out, exitCode } = await runCli(["data", "check", "--json"], {
       env: { TAU2_DATA_DIR: join(SHARED, "tau2/data") },
     });
-    const { files } = JSON.parse(out) as { files: { state: string }[] };
+    const { files, domains } = JSON.parse(out) as { files: { state: string }[]; domains: { problem: string | null }[] };
     expect(files.filter(({ state }) => state !== "ok")).toEqual([]);
+    expect(domains.filter(({ problem }) => problem !== null)).toEqual([]);
     expect(exitCode).toBe(0);
+  });
+
+  test("what is in the data, what differs, and what is wrong with it", async () => {
+    const cwd = emptyDirectory();
+    writeMockData(join(cwd, "data"));
+    writeMockData(join(cwd, "bad"), { task: { user_tools: ["fly"] } });
+    const check = async (directory: string) =>
+      (await runCli(["data", "check", "--tau2_data_dir", directory], { cwd })).out;
+    const sound = await check("data");
+    expect(sound).toContain("version: unknown, not wholly tau2-bench 1.0.1");
+    expect(sound).toContain("differs  domains/mock/tasks.json  sha256 ");
+    expect(sound).toContain("  mock: base 2, small 1, all 3\n    need a judge: base 0, small 0, all 0\n");
+    expect(sound).toContain("data holds no domains/airline");
+    expect(await check("bad")).toContain(
+      '  mock: bad/domains/mock/tasks.json: task greet: user_tools.0: there is no user tool "fly"',
+    );
   });
 });
 
@@ -70,9 +88,9 @@ test("a script gets the API, its arguments, and TypeScript", async () => {
     'import { CLAlgorithm, GRPOConfig, GRPOTrainer, MetricsTracker, TrajectoryBuffer, knownDomains, loadDomain } from "grpo-cl";',
     "class Mine extends CLAlgorithm { readonly name: string = 'mine'; }",
     "const config = await GRPOConfig.load('quickstart', { seed: 3, user: { kind: 'scripted' } });",
-    "const trainer = new GRPOTrainer(config, { algorithm: new Mine() });",
+    "const trainer = new GRPOTrainer(config, { clAlgorithm: new Mine() });",
     "const domain = loadDomain(knownDomains().at(-1)!, { tau2_data_dir: null, train_split: 0.8 });",
-    "console.log(JSON.stringify([trainer.config.seed, trainer.algorithm?.name, domain.tasks.length > 0, typeof MetricsTracker, typeof TrajectoryBuffer, process.argv.slice(2)]));",
+    "console.log(JSON.stringify([trainer.config.seed, trainer.clAlgorithm?.name, domain.tasks.length > 0, typeof MetricsTracker, typeof TrajectoryBuffer, process.argv.slice(2)]));",
   ].join("\n");
   writeFileSync(join(cwd, "my.ts"), script);
   const { out, err, exitCode } = await runCli(["run", "my.ts", "--help", "x"], { cwd });

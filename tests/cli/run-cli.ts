@@ -12,12 +12,15 @@ export interface CliOptions {
   readonly cwd?: string;
   /** Beside what is inherited. */
   readonly env?: Readonly<Record<string, string>>;
+  /** What is typed; by default nothing. */
+  readonly stdin?: string;
 }
 
-export function startCli(args: readonly string[], { cwd = emptyDirectory(), env = {} }: CliOptions = {}) {
+export function startCli(args: readonly string[], { cwd = emptyDirectory(), env = {}, stdin = "" }: CliOptions = {}) {
   return Bun.spawn([process.execPath, MAIN, ...args], {
     cwd,
     env: { ...inherited(), ...env },
+    stdin: new Blob([stdin]),
     stdout: "pipe",
     stderr: "pipe",
     timeout: LIMIT_MS,

@@ -28,7 +28,13 @@ test(
     expect(read("c/metrics.jsonl")).not.toBe(read("a/metrics.jsonl"));
     expect(JSON.parse(read("a/config.json"))).toMatchObject({ seed: 1, log_dir: "a", user: { kind: "scripted" } });
     const metrics = JSON.parse(read("a/metrics.json"));
-    expect(Object.keys(metrics).sort()).toEqual(["score_matrix", "task_0/eval", "task_0/train", "transfer"]);
+    expect(Object.keys(metrics).sort()).toEqual([
+      "baselines",
+      "score_matrix",
+      "task_0/eval",
+      "task_0/train",
+      "transfer",
+    ]);
     expect(metrics.score_matrix.map(({ task_idx }: { task_idx: number }) => task_idx)).toEqual([-1, 0]);
     expect(readdirSync(join(cwd, "a/checkpoint_task_0"))).toEqual(
       expect.arrayContaining(["config.json", "model", "trajectories.json"]),
@@ -80,18 +86,20 @@ test(
         readonly name = "mine";
         override augmentBatch(context: BatchContext) { asked += 1; return super.augmentBatch(context); }
       }
-      using trainer = new GRPOTrainer(await GRPOConfig.load("quick_test", { log_dir: "mine" }), { algorithm: new Mine() });
+      using trainer = new GRPOTrainer(await GRPOConfig.load("quick_test", { log_dir: "mine" }), { clAlgorithm: new Mine() });
       await trainer.train();
       const { scores } = await trainer.evaluate();
+      const alone = await trainer.evaluateTask("phone");
       await trainer.save("saved");
       const last = trainer.metrics.scoreMatrix().at(-1);
-      console.log(JSON.stringify({ asked, steps: trainer.metrics.steps().length, same: last?.scores.phone?.reward_mean === scores.phone?.reward_mean }));
+      console.log(JSON.stringify({ asked, steps: trainer.metrics.steps().length, same: last?.scores.phone?.reward_mean === scores.phone?.reward_mean, alone: JSON.stringify(alone) === JSON.stringify(scores.phone) }));
     `;
     await Bun.write(join(cwd, "my.ts"), script);
     const { out, err, exitCode } = await runCli(["run", "my.ts"], { cwd });
     expect(err).toBe("");
     expect(exitCode).toBe(0);
-    expect(JSON.parse(out.trimEnd().split("\n").at(-1) ?? "")).toEqual({ asked: 2, steps: 2, same: true });
+    expect(JSON.parse(out.trimEnd().split("\n").at(-1) ?? "")).toEqual({ asked: 2, steps: 2, same: true, alone: true });
+    expect(existsSync(join(cwd, "mine/learning_curves.png"))).toBe(true);
     expect(existsSync(join(cwd, "saved/model.safetensors"))).toBe(true);
     expect(JSON.parse(readFileSync(join(cwd, "mine/run.json"), "utf8")).method).toBe("mine");
   },

@@ -202,10 +202,26 @@ describe("refusals name what to change", () => {
     ],
     ["--nproc_per_node 8", "--nproc_per_node: several processes are not in this release; set it to 1"],
     [
-      "--cl_algorithm ewc",
-      "--cl_algorithm: this method is not in this release; use sequential or replay, or write your own (CLAlgorithm)",
+      "--cl_algorithm none",
+      '--cl_algorithm: expected one of sequential, joint, replay, adaptive_replay, ewc, online_ewc, ewc_pp, si, mas, lwf, a_gem, der_pp, o_lora, progressive, dynamic_expansion, fusion, adaptive_fusion, got "none"',
     ],
-    ["--cl_algorithm none", '--cl_algorithm: expected one of sequential, replay, got "none"'],
+    ...["o_lora", "progressive", "dynamic_expansion"].map((method): [string, string] => [
+      `--cl_algorithm ${method}`,
+      `--lora_r: cl_algorithm ${method} trains LoRA adapters; set lora_r to their rank, such as 8`,
+    ]),
+    ...["fusion", "adaptive_fusion"].map((method): [string, string] => [
+      `--cl_algorithm ${method} --task_order airline airline`,
+      `--task_order: cl_algorithm ${method} merges what several domains taught; name at least two`,
+    ]),
+    [
+      "--cl_algorithm adaptive_replay --replay_ratio 0.6",
+      "--replay_ratio: is where adaptive_replay starts, from 0.1 to 0.5; got 0.6",
+    ],
+    [
+      "--cl_algorithm a_gem --replay_ratio 0",
+      "--replay_ratio: must be above 0 with cl_algorithm a_gem; use cl_algorithm sequential for none",
+    ],
+    ["--lora_target_modules q_proj head", '--lora_target_modules: expected one name or more, got ["q_proj","head"]'],
     [
       "--top_p 0.9",
       "--top_p: must be off in training, because the recorded log-probabilities would not be the policy's; set it to 1",
@@ -256,7 +272,17 @@ describe("refusals name what to change", () => {
     ["--user.base_url http://x", "--user.base_url: is not used by user.kind auto; set --user.kind openai"],
     [
       "--user.kind openai --user.model m --user.base_url x",
-      '--user.base_url: expected an http or https address, got "x"',
+      "--user.base_url: expected an http or https address, such as http://localhost:8000/v1",
+    ],
+    [
+      "--judge.model m --judge.base_url http://x/v1?api-key=abc",
+      "--judge.base_url: the address must hold no name, password or key; put the key into the environment variable that api_key_env names",
+    ],
+    ["--judge.cache_dir c", "--judge.cache_dir: is not used without judge.model"],
+    ["--user.cache_dir c", "--user.cache_dir: is not used by user.kind auto; set --user.kind openai"],
+    [
+      "--user.kind openai --user.model m --user.max_cost_usd 5",
+      "--user.max_cost_usd: needs the prices of what is paid: user.price_per_million_input_tokens and …_output_tokens, or the judge's",
     ],
     ["--max_context_tokens 1000", "--max_new_tokens: 2048 tokens a turn do not fit into max_context_tokens 1000"],
     [
@@ -281,7 +307,8 @@ describe("refusals name what to change", () => {
     ["b.yaml", "kl_coef: high", 'b.yaml: kl_coef: expected a number ≥ 0, got "high"'],
     ["b.yaml", "seed: '1'", 'b.yaml: seed: expected a whole number ≥ 0, got "1"'],
     ["b.yaml", "task_order: airline", 'b.yaml: task_order: expected one name or more, got "airline"'],
-    ["b.yaml", "user: gpt", 'b.yaml: user: expected options by name (kind, model, …), got "gpt"'],
+    ["b.yaml", "user: gpt", 'b.yaml: user: expected options by name (model, …), got "gpt"'],
+    ["b.yaml", "judge: { modle: x }", "b.yaml: judge.modle: unknown option (did you mean judge.model?)"],
     ["b.yaml", "user: { modle: x }", "b.yaml: user.modle: unknown option (did you mean user.model?)"],
     [
       "b.yaml",

@@ -112,7 +112,7 @@ describe.skipIf(LIBRARY === null)("the core library", () => {
     ["not JSON for the model", "sample", "nonsense", "sample: control is not as agreed"],
     ["another field", "save", '{"path":"/tmp/x","fast":true}', "unknown field `fast`"],
     ["no such loss", "forward_backward", '{"loss":{"ppo":{}},"anchor":null}', "unknown variant `ppo`"],
-    ["no such operation", "weight_op", '{"op":"melt"}', "unknown variant `melt`"],
+    ["no such operation", "weight_op", '{"melt":{}}', "unknown variant `melt`"],
     ["no model yet", "save", '{"path":"/nowhere/at/all"}', "no model is named policy"],
     ["no model of that name", "tokenize", '{"model":"m","text":""}', "no model is named m"],
   ] as const)("answers a request with %s", async (_, kind, control, message) => {

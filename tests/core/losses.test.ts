@@ -3,10 +3,13 @@
  * against plain formulas over `logprobs` (the formulas against TRL's own numbers: core-rs/tests/losses). Neither sharing
  * prefixes nor the order of the sequences matters.
  */
-import { describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import type { LossOptions, Policy, TrainingBatch } from "../../src/core/policy.ts";
 import { grpoLoss } from "../support/loss.ts";
-import { ADAMW, MODELS, openModel } from "./opened.ts";
+import { ADAMW, MODELS, modelDirectory, openModel } from "./opened.ts";
 
 type GrpoLoss = Extract<LossOptions, { readonly kind: "grpo" }>;
 
@@ -87,17 +90,28 @@ function plain({ offsets, weights_N, advantages_N, old_logprobs_N }: TrainingBat
   return { value, kl: kl / tokens, low: low / tokens, high: high / tokens, dual: dual / tokens };
 }
 
-/** A policy that has moved away from what it recorded, and from its anchor. */
-async function movedPolicy(model: string, prefix_sharing: boolean) {
-  const policy = await openModel(model, { prefix_sharing });
-  await policy.weightOp({ op: "snapshot", name: "base" });
-  const start = batchOf();
-  const batch = batchOf(await policy.logprobs("policy", start, { temperature: 1 }));
+const scratch = mkdtempSync(join(tmpdir(), "grpo-cl-losses-"));
+afterAll(() => rmSync(scratch, { recursive: true }));
+
+/** A directory of a policy that has moved away from what it recorded. */
+async function movedModel(model: string) {
+  using policy = await openModel(model);
+  const batch = batchOf(await policy.logprobs("policy", batchOf(), { temperature: 1 }));
   await policy.forwardBackward(batch, { kind: "nll", temperature: 1 });
   await policy.optimizerStep({ ...ADAMW, learning_rate: 3e-4 });
-  const now = await policy.logprobs("policy", batch, { temperature: 1 });
-  const reference = await policy.logprobs("base", batch, { temperature: 1 });
-  return { policy, batch, at: { now, reference } };
+  const model_directory = join(scratch, model);
+  await policy.save(model_directory);
+  return { batch, model_directory };
+}
+
+/** The anchor is the model before it moved. */
+async function openMoved(
+  model: string,
+  options: { readonly model_directory: string; readonly prefix_sharing: boolean },
+) {
+  const policy = await openModel(model, options);
+  await policy.loadModel("base", modelDirectory(model));
+  return policy;
 }
 
 const gradientNorm = async (policy: Policy, batch: TrainingBatch, loss: LossOptions) => {
@@ -108,25 +122,25 @@ const gradientNorm = async (policy: Policy, batch: TrainingBatch, loss: LossOpti
 
 describe.skipIf(MODELS.length === 0)("losses away from the sampling policy", () => {
   test.each(MODELS)("%s", async (model) => {
-    const shared = await movedPolicy(model, true);
-    const apart = await movedPolicy(model, false);
-    using policy = shared.policy;
-    using unshared = apart.policy;
+    const { batch, model_directory } = await movedModel(model);
+    using policy = await openMoved(model, { model_directory, prefix_sharing: true });
+    using unshared = await openMoved(model, { model_directory, prefix_sharing: false });
+    const at = {
+      now: await policy.logprobs("policy", batch, { temperature: 1 }),
+      reference: await policy.logprobs("base", batch, { temperature: 1 }),
+    };
     let clipped = 0;
     for (const { name, ...fields } of CASES) {
       const loss = grpoLoss({ kl_coef: 0.5, ...fields });
-      const expected = plain(shared.batch, loss, shared.at);
-      const { report, grad_norm } = await gradientNorm(policy, shared.batch, loss);
+      const expected = plain(batch, loss, at);
+      const { report, grad_norm } = await gradientNorm(policy, batch, loss);
       expect({ name, close: Math.abs(report.loss - expected.value) < 1e-5 }).toEqual({ name, close: true });
       expect(report.kl_mean).toBeCloseTo(expected.kl, 5);
       expect(report.clip_low_fraction).toBeCloseTo(expected.low, 6);
       expect(report.clip_high_fraction).toBeCloseTo(expected.high, 6);
       expect(report.dual_clip_fraction).toBeCloseTo(expected.dual, 6);
       clipped += expected.low + expected.high + expected.dual;
-      const others = [
-        await gradientNorm(policy, reordered(shared.batch), loss),
-        await gradientNorm(unshared, apart.batch, loss),
-      ];
+      const others = [await gradientNorm(policy, reordered(batch), loss), await gradientNorm(unshared, batch, loss)];
       for (const other of others) {
         expect(Math.abs(other.report.loss - report.loss)).toBeLessThan(1e-6);
         expect(Math.abs(other.grad_norm / grad_norm - 1)).toBeLessThan(1e-3);

@@ -2,8 +2,8 @@ import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
 import { Curriculum, type CurriculumOptions } from "../../src/curriculum/curriculum.ts";
 import { experiencesOf } from "../../src/curriculum/experience.ts";
-import { type SplitOptions, splitDomain } from "../../src/curriculum/split.ts";
-import type { Domain } from "../../src/tau2/types.ts";
+import { type SplitOptions, splitDomain, tasksOfSplit } from "../../src/curriculum/split.ts";
+import type { Domain, RewardType, Task } from "../../src/tau2/types.ts";
 import { lampDomain } from "../support/lamp-domain.ts";
 
 const LAMPS = [..."ABCDEFGHIJ"];
@@ -12,6 +12,7 @@ const options = {
   max_tasks_per_domain: null,
   eval_max_tasks: null,
   noop_tasks: "keep",
+  nl_assertions: "exclude",
   solvedByNothing: () => false,
 } as const;
 const withSplits = (splits: Domain["splits"]): Domain => ({ ...lampDomain({ lamps: LAMPS }), splits });
@@ -111,15 +112,53 @@ describe("splitDomain", () => {
     });
   });
 
-  test("tasks whose reward needs a judge are left out and counted", () => {
-    const domain = withSplits({});
-    const tasks = domain.tasks.map((task, i) =>
-      i % 5 === 0
-        ? { ...task, evaluation_criteria: { ...task.evaluation_criteria!, reward_basis: ["NL_ASSERTION" as const] } }
-        : task,
+  test("a split by name: the domain's own, in the order of its tasks, or all", () => {
+    const domain = withSplits({ train: ["A"], test: [], small: ["C", "B"] });
+    expect(ids(tasksOfSplit(domain, "small"))).toBe("BC");
+    expect(ids(tasksOfSplit(domain, "all"))).toBe("ABCDEFGHIJ");
+    expect(() => tasksOfSplit(domain, "full")).toThrow(
+      `--split: ${domain.name} has no split "full"; known are train, test, small, all`,
     );
-    const split = splitDomain({ ...domain, tasks }, options);
-    expect([ids(split.train), ids(split.test), split.unscorable]).toEqual(["BCDEGH", "IJ", 2]);
+  });
+
+  describe("natural-language assertions", () => {
+    const basis = (reward_basis: readonly RewardType[], nl_assertions: readonly string[]) => (task: Task) => ({
+      ...task,
+      evaluation_criteria: { ...task.evaluation_criteria!, reward_basis, nl_assertions },
+    });
+    const changes: Readonly<Record<string, (task: Task) => Task>> = {
+      A: basis(["DB", "NL_ASSERTION"], ["polite"]),
+      B: basis(["NL_ASSERTION"], ["polite"]),
+      C: basis(["DB", "NL_ASSERTION"], []), // nothing to judge
+      I: basis(["DB", "NL_ASSERTION"], ["polite"]),
+    };
+    const plain = withSplits({});
+    const domain = { ...plain, tasks: plain.tasks.map((task) => changes[task.id]?.(task) ?? task) };
+
+    test.each([
+      { nl_assertions: "exclude", train: "CDEFGH", test: "J", excluded: { train: ["A", "B"], test: ["I"] } },
+      { nl_assertions: "drop", train: "ACDEFGH", test: "IJ", excluded: { train: ["B"], test: [] } },
+      { nl_assertions: "judge", train: "ABCDEFGH", test: "IJ", excluded: { train: [], test: [] } },
+    ] as const)("$nl_assertions", ({ nl_assertions, train, test, excluded }) => {
+      const split = splitDomain(domain, { ...options, nl_assertions });
+      expect({ ...split, train: ids(split.train), test: ids(split.test) }).toMatchObject({
+        nl_assertions,
+        train,
+        test,
+        excluded,
+      });
+    });
+
+    test("drop strikes them from the reward and leaves the rest", () => {
+      const { train } = splitDomain(domain, { ...options, nl_assertions: "drop" });
+      const bases = train.slice(0, 2).map(({ evaluation_criteria }) => evaluation_criteria?.reward_basis);
+      expect(bases).toEqual([["DB"], ["DB"]]);
+    });
+
+    test("a domain of nothing else is refused", () => {
+      const tasks = plain.tasks.map(basis(["NL_ASSERTION"], ["polite"]));
+      expect(() => splitDomain({ ...plain, tasks }, options)).toThrow("Set nl_assertions to judge, and judge.model");
+    });
   });
 
   test("a domain without anything to train on is refused, with the reason", () => {
@@ -143,8 +182,8 @@ describe("Curriculum", () => {
     });
   const drawn = (curriculum: Curriculum, count: number): string => {
     const [experience] = curriculum.experiences;
-    const planned = curriculum.next(experience!, count);
-    return ids(curriculum.take(experience!, planned).map(({ task }) => task));
+    const planned = curriculum.next(experience!.domain, count);
+    return ids(curriculum.take(planned).map(({ task }) => task));
   };
 
   test("every epoch holds each task once, in an order of its own", () => {
@@ -169,14 +208,14 @@ describe("Curriculum", () => {
   test("tasks that replay displaced stay next", () => {
     const curriculum = make();
     const [experience] = curriculum.experiences;
-    const offered = curriculum.next(experience!, 4);
-    curriculum.take(experience!, offered.slice(0, 3));
-    expect(curriculum.next(experience!, 1)).toEqual(offered.slice(3));
+    const offered = curriculum.next(experience!.domain, 4);
+    curriculum.take(offered.slice(0, 3));
+    expect(curriculum.next(experience!.domain, 1)).toEqual(offered.slice(3));
   });
 
   test("a plan with an evaluation task is refused", () => {
     const curriculum = make();
     const plan = [{ domain: "lamps", task_id: "J", replayed: false }];
-    expect(() => curriculum.take(curriculum.experiences[0]!, plan)).toThrow("J is no training task of lamps");
+    expect(() => curriculum.take(plan)).toThrow("J is no training task of lamps");
   });
 });

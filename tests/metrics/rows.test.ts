@@ -3,6 +3,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Rng } from "../../src/base/rng.ts";
+import { domainBaselines } from "../../src/metrics/baselines.ts";
 import { seedName, TRAIN_METRICS, TRANSFER_METRICS } from "../../src/metrics/names.ts";
 import { type MetricsRow, seedShape } from "../../src/metrics/rows.ts";
 import { scoreOf } from "../../src/metrics/score.ts";
@@ -12,7 +13,8 @@ import { groupOf, rolloutOf } from "../support/rollouts.ts";
 const root = mkdtempSync(join(tmpdir(), "grpo-cl-rows-"));
 afterAll(() => rmSync(root, { recursive: true }));
 
-const score = scoreOf([groupOf([rolloutOf({ reward: 1 })])], { contaminated: false, rng: Rng.from(1) });
+const variant = { nl_assertions: "exclude", n_excluded: 0, kl_drift: null } as const;
+const score = scoreOf([groupOf([rolloutOf({ reward: 1 })])], { ...variant, contaminated: false, rng: Rng.from(1) });
 const blank = <T extends string>(names: Record<T, unknown>) =>
   Object.fromEntries(Object.keys(names).map((name, i) => [name, i])) as Record<T, number>;
 const train = {
@@ -25,6 +27,12 @@ const train = {
 } as const;
 
 const rows: MetricsRow[] = [
+  {
+    kind: "baselines",
+    baselines: {
+      shop: domainBaselines([{ id: "0", writes: true, rewards: { empty: 0, refuse: 0, transfer: null } }], []),
+    },
+  },
   { kind: "scores", task_idx: -1, domain: null, scores: { shop: score }, rewards: { shop: { "0": [1] } } },
   train,
   { ...train, step: 1 },
@@ -35,7 +43,7 @@ const rows: MetricsRow[] = [
 
 test("metrics.json has the seed's keys", () => {
   const shape = seedShape(rows) as Record<string, Record<string, unknown>[]>;
-  expect(Object.keys(shape)).toEqual(["score_matrix", "task_0/train", "task_0/eval", "transfer"]);
+  expect(Object.keys(shape)).toEqual(["baselines", "score_matrix", "task_0/train", "task_0/eval", "transfer"]);
   expect(shape["task_0/train"]?.map((row) => row.step)).toEqual([0, 1]);
   expect(shape["task_0/train"]?.[0]).toContainKeys([
     "task_idx",

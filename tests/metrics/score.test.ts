@@ -1,8 +1,10 @@
 import { describe, expect, test } from "bun:test";
 import { Rng } from "../../src/base/rng.ts";
-import { interval95, RESAMPLES, resampledMeans } from "../../src/metrics/bootstrap.ts";
+import { interval95, RESAMPLES, resampledMeans, resampleOf } from "../../src/metrics/bootstrap.ts";
 import { allPass, passHatK, scoreOf, taskRewards } from "../../src/metrics/score.ts";
 import { groupOf, rolloutOf } from "../support/rollouts.ts";
+
+const variant = { nl_assertions: "exclude", n_excluded: 2, kl_drift: null } as const;
 
 describe("pass^k", () => {
   test.each([
@@ -29,29 +31,40 @@ describe("pass^k", () => {
 });
 
 describe("bootstrap", () => {
+  const rewards = (values: readonly number[]) => Object.fromEntries(values.map((value, i) => [`t${i}`, [value]]));
+  const means = (values: readonly number[], seed = 5) => {
+    const tasks = rewards(values);
+    return resampledMeans(tasks, resampleOf(Object.keys(tasks), Rng.from(seed)));
+  };
+
   test("agrees with the exact binomial interval of one in two", () => {
     // 100 tasks, half won: the mean of a resample is binomial(100, 1/2)/100, whose 2.5 % and 97.5 % points are .40 and .60.
-    const values = Array.from({ length: 100 }, (_, i) => i % 2);
-    const { low, high } = interval95(resampledMeans([values], Rng.from(5))[0]!);
+    const { low, high } = interval95(means(Array.from({ length: 100 }, (_, i) => i % 2)));
     expect([low, high].map((value) => Math.round(value * 100))).toEqual([40, 60]);
   });
 
   test("resamples alike in all rows, 10,000 times, and repeats itself", () => {
-    const [one, other] = resampledMeans(
-      [
-        [0, 1, 2],
-        [1, 2, 3],
-      ],
-      Rng.from(5),
-    );
-    expect(one!.length).toBe(RESAMPLES);
-    expect(one!.every((mean, b) => Math.abs(other![b]! - mean - 1) < 1e-12)).toBe(true);
-    expect(resampledMeans([[0, 1, 2]], Rng.from(5))[0]).toEqual(one!);
+    const [one, other] = [means([0, 1, 2]), means([1, 2, 3])];
+    expect(one.length).toBe(RESAMPLES);
+    expect(one.every((mean, b) => Math.abs(other[b]! - mean - 1) < 1e-12)).toBe(true);
+    expect(means([0, 1, 2])).toEqual(one);
+    expect(means([0, 1, 2], 6)).not.toEqual(one);
   });
 
-  test("rows of unequal length, and none at all, are refused", () => {
-    expect(() => resampledMeans([[1], [1, 2]], Rng.from(1))).toThrow("same number of tasks");
-    expect(() => resampledMeans([[]], Rng.from(1))).toThrow("same number of tasks");
+  test("the order of the ids does not matter", () => {
+    const ids = ["b", "a", "c"];
+    const of = (some: readonly string[]) => resampledMeans({ a: [0], b: [1], c: [5] }, resampleOf(some, Rng.from(1)));
+    expect(of(ids)).toEqual(of(ids.toReversed()));
+  });
+
+  test("a task whose trials were all lost is passed over", () => {
+    const resample = resampleOf(["a", "b", "c"], Rng.from(1));
+    const drawn = resampledMeans({ a: [1], b: [], c: [1, 1] }, resample);
+    expect(drawn.every((mean) => mean === 1 || Number.isNaN(mean))).toBe(true);
+  });
+
+  test("no tasks are refused", () => {
+    expect(() => resampleOf([], Rng.from(1))).toThrow("no tasks to resample");
   });
 });
 
@@ -68,11 +81,14 @@ describe("scoreOf", () => {
       { task_id: "2" },
     ),
   ];
-  const score = scoreOf(groups, { contaminated: true, rng: Rng.from(1) });
+  const score = scoreOf(groups, { ...variant, contaminated: true, rng: Rng.from(1) });
 
   test("means are over tasks, of the trials that were not lost", () => {
     expect(score).toMatchObject({
       n_tasks: 3,
+      n_tasks_write: 2,
+      nl_assertions: "exclude",
+      n_excluded: 2,
       n_trials: 2,
       n_failed: 1,
       reward_mean: (0.5 + 0.6 + 1) / 3,
@@ -94,6 +110,8 @@ describe("scoreOf", () => {
 
   test("nothing but lost conversations is an error", () => {
     const lost = [groupOf([trial("0", 0, { termination: "infrastructure_error" })])];
-    expect(() => scoreOf(lost, { contaminated: false, rng: Rng.from(1) })).toThrow("lost to the infrastructure");
+    expect(() => scoreOf(lost, { ...variant, contaminated: false, rng: Rng.from(1) })).toThrow(
+      "lost to the infrastructure",
+    );
   });
 });

@@ -2,7 +2,9 @@
 import { describe, expect, test } from "bun:test";
 import { UserError } from "../../src/base/errors.ts";
 import { dumps, parseExact } from "../../src/base/exact.ts";
-import { type OpenaiConfig, type OpenaiOptions, openaiCompletion, openaiEndpoint } from "../../src/rollout/openai.ts";
+import { Budget, BudgetError } from "../../src/rollout/budget.ts";
+import { type OpenaiConfig, type OpenaiOptions, openaiEndpoint } from "../../src/rollout/openai.ts";
+import type { Reply } from "../../src/tau2/types.ts";
 import type { ChatCompletion } from "../../src/tau2/user.ts";
 import { type Answer, openaiServer, type Script } from "../support/openai-server.ts";
 
@@ -23,16 +25,22 @@ const configOf = (overrides: Partial<OpenaiConfig>): OpenaiConfig => ({
   timeout_s: 5,
   max_retries: 1,
   requests_per_minute: null,
+  max_concurrent_requests: 16,
+  cache_dir: null,
   price_per_million_input_tokens: 2,
   price_per_million_output_tokens: 8,
   ...overrides,
 });
 
 const optionsOf = (base_url: string | null, overrides: Partial<OpenaiConfig> = {}): OpenaiOptions => ({
+  role: "user",
   config: configOf({ base_url, ...overrides }),
+  budget: new Budget({ limit_usd: null }),
   env: { SIM_KEY: KEY, OPENAI_API_KEY: "sk-of-somebody-else" },
   now: () => performance.now(),
 });
+
+const openaiCompletion = (options: OpenaiOptions) => openaiEndpoint(options).completion({ seed: 7 });
 
 /** Answers in order; the last one for all further calls. */
 const inOrder =
@@ -56,7 +64,14 @@ describe("a request and its reply", () => {
       model: "sim-1",
       messages: REQUEST.messages,
       temperature: 0.5,
+      seed: 7,
     });
+  });
+
+  test("a greedy one has no seed", async () => {
+    using server = openaiServer(inOrder("Yes."));
+    await openaiCompletion(optionsOf(server.url))(REQUEST);
+    expect(server.requests[0]?.body).not.toContain("seed");
   });
 
   test("a null tool_calls is not sent, which OpenAI would refuse", async () => {
@@ -104,14 +119,26 @@ describe.concurrent("failures that pass", () => {
     ["429", { kind: "status", status: 429 }],
     ["500", { kind: "status", status: 500 }],
     ["no JSON", { kind: "raw", text: "<html>" }],
+    ["JSON cut off", { kind: "raw", text: '{"choices": [{"message": {"content": "Ye' }],
     ["JSON without choices", { kind: "raw", text: "{}" }],
-    ["a tool call that is no JSON", unreadableCall],
+    ["empty choices", { kind: "raw", text: '{"choices": []}' }],
+    ["a message without a word or a call", { kind: "message", message: { content: null, tool_calls: null } }],
+    ["a message of blanks", { kind: "message", message: { content: " \n" } }],
+    ["a tool call cut off", unreadableCall],
     ["silence", { kind: "hang" }],
   ])("%s, then an answer", async (_, failure) => {
     using server = openaiServer(inOrder(failure, "Yes."));
     const reply = await openaiCompletion(optionsOf(server.url, { timeout_s: 0.3 }))(REQUEST);
     expect(reply).toEqual({ content: "Yes.", tool_calls: null });
     expect(server.requests.length).toBe(2);
+  });
+
+  test("a reply that the asker cannot use", async () => {
+    using server = openaiServer(inOrder("Perhaps.", "Yes."));
+    const flawOf = ({ content }: Reply) => (content === "Yes." ? null : "is no yes");
+    const endpoint = openaiEndpoint(optionsOf(server.url));
+    expect(await endpoint.completion({ seed: 7 })({ ...REQUEST, flawOf })).toMatchObject({ content: "Yes." });
+    expect(endpoint.usage.calls).toBe(2);
   });
 
   test("Retry-After is waited for", async () => {
@@ -160,6 +187,16 @@ describe.concurrent("what no retry repairs is said in a sentence", () => {
       { kind: "status", status: 400, error: `temperature, said ${KEY}` },
       /^user: .* refuses the request for sim-1 \(400: temperature, said \*\*\*\)/,
     ],
+    [
+      "403",
+      { kind: "status", status: 403, error: `not yours ${KEY}` },
+      /^user\.api_key_env: .* refuses the key in SIM_KEY \(403\)/,
+    ],
+    [
+      "a quota that is used up",
+      { kind: "raw", status: 429, text: '{"error": {"message": "pay first", "code": "insufficient_quota"}}' },
+      /^user: .* refuses the request for sim-1 \(429: pay first\)/,
+    ],
     ["a redirect", { kind: "status", status: 307, headers: { Location: "http://127.0.0.1:9/" } }, /^user: .*\(307/],
   ])("%s, without a second request", async (_, answer, message) => {
     using server = openaiServer(() => answer);
@@ -197,6 +234,7 @@ describe.concurrent("the key", () => {
     ["500", { kind: "status", status: 500, error: KEY }],
     ["unreadable", { kind: "raw", text: KEY }],
     ["silence", { kind: "hang" }],
+    ["an answer that repeats it", `Your key is ${KEY}.`],
   ])("is in nothing that %s leaves behind", async (_, answer) => {
     using server = openaiServer(() => answer);
     const left = await openaiCompletion(optionsOf(server.url, { max_retries: 0, timeout_s: 0.2 }))(REQUEST).catch(
@@ -226,8 +264,8 @@ describe.concurrent("limits and accounting", () => {
         return response;
       },
     });
-    const endpoint = openaiEndpoint({ ...optionsOf(`http://127.0.0.1:${counting.port}`), concurrency: 3 });
-    await Promise.all(Array.from({ length: 9 }, () => endpoint.completion()(REQUEST)));
+    const endpoint = openaiEndpoint(optionsOf(`http://127.0.0.1:${counting.port}`, { max_concurrent_requests: 3 }));
+    await Promise.all(Array.from({ length: 9 }, () => endpoint.completion({ seed: 7 })(REQUEST)));
     counting.stop(true);
     expect(most).toBe(3);
   });
@@ -235,25 +273,55 @@ describe.concurrent("limits and accounting", () => {
   test("requests_per_minute spaces requests evenly", async () => {
     using server = openaiServer(inOrder("Yes."));
     const endpoint = openaiEndpoint(optionsOf(server.url, { requests_per_minute: 600 }));
-    await Promise.all(Array.from({ length: 4 }, () => endpoint.completion()(REQUEST)));
+    await Promise.all(Array.from({ length: 4 }, () => endpoint.completion({ seed: 7 })(REQUEST)));
     const times = server.requests.map(({ at }) => at).sort((a, b) => a - b);
     expect((times[3] ?? 0) - (times[0] ?? 0)).toBeGreaterThan(250); // three gaps of 100 ms, less the timers' slack
   });
 
   test("tokens and dollars are counted for each conversation and in all", async () => {
     using server = openaiServer(inOrder("one two three"));
-    const endpoint = openaiEndpoint(optionsOf(server.url));
-    const [a, b] = [endpoint.completion(), endpoint.completion()];
+    const budget = new Budget({ limit_usd: null });
+    const endpoint = openaiEndpoint({ ...optionsOf(server.url), budget });
+    const [a, b] = [endpoint.completion({ seed: 1 }), endpoint.completion({ seed: 2 })];
     await a(REQUEST);
     await a(REQUEST);
     await b(REQUEST);
     const input = "You are a user Hi! How can I help you today?".split(" ").length;
     const cost = (requests: number) => (requests * (input * 2 + 3 * 8)) / 1e6;
-    expect(a.usage).toEqual({ requests: 2, input_tokens: 2 * input, output_tokens: 6, cost_usd: cost(2) });
-    expect(b.usage.requests).toBe(1);
-    expect(endpoint.usage.input_tokens).toBe(3 * input);
+    expect(a.costUsd()).toBeCloseTo(cost(2), 12);
+    expect(b.costUsd()).toBeCloseTo(cost(1), 12);
+    expect(endpoint.usage).toMatchObject({ calls: 3, cached_calls: 0, input_tokens: 3 * input, output_tokens: 9 });
     expect(endpoint.usage.cost_usd).toBeCloseTo(cost(3), 12);
+    expect(budget.spent_usd).toBeCloseTo(cost(3), 12);
     expect(endpoint.identity).toBe("openai:sim-1");
+  });
+
+  test("answers of no use are paid, but are no part of the conversation's price", async () => {
+    using server = openaiServer(inOrder({ kind: "message", message: { content: "" } }, "Yes."));
+    const endpoint = openaiEndpoint(optionsOf(server.url));
+    const complete = endpoint.completion({ seed: 1 });
+    await complete(REQUEST);
+    expect(endpoint.usage.calls).toBe(2);
+    expect(complete.costUsd()).toBeLessThan(endpoint.usage.cost_usd);
+  });
+
+  test("beyond the budget nothing is asked", async () => {
+    using server = openaiServer(inOrder("one two three"));
+    const budget = new Budget({ limit_usd: 1e-9 });
+    const complete = openaiCompletion({ ...optionsOf(server.url), budget });
+    await complete(REQUEST);
+    const error = await thrown(complete(REQUEST));
+    expect(error).toBeInstanceOf(BudgetError);
+    expect((error as Error).message).toMatch(/^user and judge have cost \$0\.0000, and user\.max_cost_usd is 1e-9$/);
+    expect(server.requests.length).toBe(1);
+  });
+
+  test("a server that counts no tokens cannot be held to a budget", async () => {
+    using server = openaiServer(() => ({ kind: "raw", text: '{"choices": [{"message": {"content": "Yes."}}]}' }));
+    expect(await openaiCompletion(optionsOf(server.url))(REQUEST)).toMatchObject({ content: "Yes." });
+    const budget = new Budget({ limit_usd: 1 });
+    const error = await thrown(openaiCompletion({ ...optionsOf(server.url), budget })(REQUEST));
+    expect((error as Error).message).toMatch(/^user\.max_cost_usd: .* does not say how many tokens/);
   });
 
   test("an abort ends a request, a wait for Retry-After and a turn in the queue", async () => {
@@ -272,5 +340,27 @@ describe.concurrent("limits and accounting", () => {
       setTimeout(() => controller.abort(new Error("stopped")), 100);
       expect(await thrown(both)).toMatchObject({ message: "stopped" });
     }
+  });
+});
+
+describe("the greeting before a run", () => {
+  const greet = (base_url: string) => thrown(openaiEndpoint(optionsOf(base_url)).greet());
+
+  test("nobody listens", async () => {
+    const error = await greet("http://127.0.0.1:9/v1");
+    expect(error).toBeInstanceOf(UserError);
+    expect((error as Error).message).toMatch(
+      /^user\.base_url: http:\/\/127\.0\.0\.1:9 cannot be reached \(network error /,
+    );
+  });
+
+  test("a wrong key is told at once; a server that knows no such path is fine; no tokens are asked for", async () => {
+    using server = openaiServer(inOrder("Yes."), { key: KEY });
+    expect(await greet(server.url)).toBeNull();
+    const options = { ...optionsOf(server.url), env: { SIM_KEY: "sk-another-0123456789" } };
+    expect(((await thrown(openaiEndpoint(options).greet())) as Error).message).toMatch(
+      /^user\.api_key_env: .* refuses the key in SIM_KEY \(401\)/,
+    );
+    expect(server.requests.map(({ path, body }) => [path, body])).toEqual(Array(2).fill(["/v1/models", ""]));
   });
 });

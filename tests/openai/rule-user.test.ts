@@ -1,7 +1,8 @@
 /** The user of the end-to-end runs: opens, then stops or goes on by the agent's first own text; also as a process. */
 import { expect, test } from "bun:test";
 import { join } from "node:path";
-import { openaiCompletion } from "../../src/rollout/openai.ts";
+import { Budget } from "../../src/rollout/budget.ts";
+import { openaiEndpoint } from "../../src/rollout/openai.ts";
 import type { LlmMessage } from "../../src/tau2/user.ts";
 import { RULES, ruleUser } from "../support/openai-server.ts";
 
@@ -48,10 +49,13 @@ test("as a process it prints the URL that user.base_url takes", async () => {
       timeout_s: 5,
       max_retries: 0,
       requests_per_minute: null,
+      max_concurrent_requests: 1,
+      cache_dir: null,
       price_per_million_input_tokens: 0,
       price_per_million_output_tokens: 0,
     };
-    const complete = openaiCompletion({ config, env: {}, now: () => 0 });
+    const budget = new Budget({ limit_usd: null });
+    const complete = openaiEndpoint({ role: "user", config, env: {}, now: () => 0, budget }).completion({ seed: 1 });
     expect(await complete({ messages: conversation("Hi!", "Hello", "x"), tools: null })).toEqual({
       content: "###STOP###",
       tool_calls: null,

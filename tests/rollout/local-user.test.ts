@@ -80,10 +80,10 @@ test("without tools a call is text", async () => {
 
 test.each([
   ["says nothing", () => " ", {}, "empty message of the user"],
-  ["has no room left", () => "Hello", { context_tokens_max: 50 }, "the user's context is full"],
-])("a user that %s ends the conversation as the user's error", async (_, script, fields, detail) => {
+  ["has no room left", () => "Hello", { context_tokens_max: 50 }, "context_window_exceeded of the user"],
+])("a user that %s is no reward of the agent's but a technical failure", async (_, script, fields, detail) => {
   const { user } = await userOf(script, fields);
-  expect(await user.reply([said("Hi!")])).toEqual({ end: "user_error", detail });
+  expect(await user.reply([said("Hi!")])).toEqual({ end: "infrastructure_error", detail });
 });
 
 test("another directory is named by its last part", async () => {

@@ -44,7 +44,8 @@ describe("a resumed run equals one that never stopped", () => {
     const resumed = await lampRun(lampConfig(log_dir, { ...FIELDS, resume_from: log_dir }));
     const whole = await uninterrupted;
     expect(metricsOf(log_dir)).toBe(metricsOf(whole.log_dir));
-    expect(resumed.policy.weights).toBe(whole.policy.weights);
+    expect(resumed.policy.weights).toEqual(whole.policy.weights);
+    expect(await resumed.policy.digest()).toBe(await whole.policy.digest());
     expect(readFileSync(join(log_dir, "metrics.json"), "utf8")).toBe(
       readFileSync(join(whole.log_dir, "metrics.json"), "utf8"),
     );

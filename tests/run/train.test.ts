@@ -2,7 +2,8 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CLAlgorithm, type MethodOp, type Penalty } from "../../src/cl/method.ts";
+import { readJsonl } from "../../src/base/jsonl.ts";
+import { CLAlgorithm, type MethodOp } from "../../src/cl/method.ts";
 import { parseTrajectory } from "../../src/cl/trajectory.ts";
 import type { RunConfigInput } from "../../src/config/schema.ts";
 import type { TaskRef } from "../../src/curriculum/curriculum.ts";
@@ -45,6 +46,8 @@ describe("a whole run", () => {
       "checkpoint_task_1",
       "checkpoint_task_2",
       "config.json",
+      "learning_curves.png",
+      "learning_curves.svg",
       "metrics.json",
       "metrics.jsonl",
       "rollouts",
@@ -63,6 +66,27 @@ describe("a whole run", () => {
       seed: 42,
       user: { kind: "scripted" },
     });
+  });
+
+  test("tells where the time of every step went, and in its closing words", async () => {
+    const { log_dir, lines } = await finished;
+    const timings = readJsonl(join(log_dir, "timings.jsonl")) as {
+      phase: string;
+      within?: string;
+      step: number | null;
+      ms: number;
+    }[];
+    for (const phase of ["rollout", "update"]) {
+      const rows = timings.filter((row) => row.phase === phase);
+      expect(rows.map(({ step }) => step)).toEqual([0, 1, 2, 0, 1, 2, 0, 1, 2]);
+    }
+    for (const phase of ["environment", "user"]) {
+      expect(timings.filter((row) => row.phase === phase && row.within === "rollout")).toHaveLength(9);
+    }
+    expect(timings.some(({ phase }) => phase === "checkpoint")).toBe(true);
+    expect(lines.at(-1)).toMatch(
+      /\n {2}training steps \d+\.\d s: rollout \d+ % \(.*environment \d+ %.*\), update \d+ %\n/,
+    );
   });
 
   test("has a row of all domains before training and after each one", async () => {
@@ -170,7 +194,9 @@ test("a domain where nothing varies is told", async () => {
     { num_steps_per_task: 6, kl_coef: 0, task_order: ["hall"] },
     { script: () => "Done." },
   );
-  expect(lines.filter((line) => line.startsWith("Warning: only 0.0 % of hall's groups vary"))).toHaveLength(1);
+  const warnings = lines.filter((line) => line.startsWith("Warning: only 0.0 % of hall's groups vary"));
+  expect(warnings).toHaveLength(1);
+  expect(warnings[0]).toContain("grpo-cl sft");
   expect(lines).toContain("  4 of 4 groups tied: no gradient from these");
   expect(trainRows(rows).map((row) => [row["train/skipped"], row["train/grad_norm"]])).toEqual(Array(6).fill([1, 0]));
 });
@@ -221,14 +247,14 @@ describe("a method of one's own", () => {
   class Custom extends CLAlgorithm {
     readonly name = "custom";
     seen: string[] = [];
-    constructor(readonly answers: { penalty?: Penalty; ops?: readonly MethodOp[]; plan?: TaskRef }) {
+    constructor(readonly answers: { penalty?: readonly MethodOp[]; ops?: readonly MethodOp[]; plan?: TaskRef }) {
       super();
     }
     override augmentBatch(context: Parameters<CLAlgorithm["augmentBatch"]>[0]) {
       return [...context.tasks.slice(1), ...(this.answers.plan ? [this.answers.plan] : [])];
     }
-    override penalty(context: Parameters<CLAlgorithm["penalty"]>[0]) {
-      return this.answers.penalty ?? super.penalty(context);
+    override preStepHook() {
+      return this.answers.penalty ?? [];
     }
     override postStepHook({ experience, step, memory }: Parameters<CLAlgorithm["postStepHook"]>[0]) {
       this.seen.push(`step ${experience.index}.${step} ${memory.size}`);
@@ -251,9 +277,9 @@ describe("a method of one's own", () => {
 
   test.each([
     {
-      what: "a penalty that nothing carries out",
-      answers: { penalty: { kind: "quadratic" } as unknown as Penalty },
-      message: 'penalty: the method asks for "quadratic", which nothing carries out',
+      what: "a snapshot under a name of the run's",
+      answers: { penalty: [{ op: "snapshot", name: "base" }] as const },
+      message: "method: snapshot: the name base is the run's own",
     },
     {
       what: "an operation that nothing carries out",

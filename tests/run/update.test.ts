@@ -1,5 +1,4 @@
 import { expect, test } from "bun:test";
-import { NO_PENALTY } from "../../src/cl/method.ts";
 import { fakePolicy } from "../../src/core/fake.ts";
 import type { GradientReport, TrainingBatch } from "../../src/core/policy.ts";
 import { gradientStep, learningRate } from "../../src/run/update.ts";
@@ -17,7 +16,7 @@ const options = {
   config: lampConfig("unused", { clip_range: 0.2, clip_range_high: 0.3, adam_beta2: 0.95 }),
   learning_rate: 0.1,
   anchor: "base",
-  penalty: NO_PENALTY,
+  beforeUpdate: async () => null,
   signal: new AbortController().signal,
 } as const;
 

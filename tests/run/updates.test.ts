@@ -1,5 +1,4 @@
 import { expect, test } from "bun:test";
-import { NO_PENALTY } from "../../src/cl/method.ts";
 import type { RunConfigInput } from "../../src/config/schema.ts";
 import { type FakeOptions, fakePolicy } from "../../src/core/fake.ts";
 import type { GradientReport, TrainingBatch } from "../../src/core/policy.ts";
@@ -17,7 +16,12 @@ const batch = (advantage: number): TrainingBatch => ({
 async function step(mini_batches: TrainingBatch[][], fields: Partial<RunConfigInput> = {}, fake: FakeOptions = {}) {
   const policy = fakePolicy(() => "", fake);
   await policy.weightOp({ op: "snapshot", name: "base" });
-  const options = { learning_rate: 0.1, anchor: "base", penalty: NO_PENALTY, signal: new AbortController().signal };
+  const options = {
+    learning_rate: 0.1,
+    anchor: "base",
+    beforeUpdate: async () => null,
+    signal: new AbortController().signal,
+  };
   const reports: Partial<GradientReport>[] = [
     { loss: 1, loss_tokens: 1, kl_mean: 0.3, logprob_diff_max: 0.1 },
     { loss: 0.5, loss_tokens: 3, kl_mean: 0.7, logprob_diff_max: 0.2 },

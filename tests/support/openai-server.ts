@@ -22,7 +22,7 @@ export type Answer =
       readonly headers?: Record<string, string>;
       readonly error?: string;
     }
-  | { readonly kind: "raw"; readonly text: string }
+  | { readonly kind: "raw"; readonly text: string; readonly status?: number }
   | { readonly kind: "hang" };
 
 export interface ServedRequest {
@@ -39,7 +39,13 @@ export interface OpenaiServer extends Disposable {
   readonly requests: ServedRequest[];
 }
 
-export function openaiServer(script: Script, { port = 0 }: { port?: number } = {}): OpenaiServer {
+export interface ServerOptions {
+  readonly port?: number;
+  /** Others are refused with 401. */
+  readonly key?: string;
+}
+
+export function openaiServer(script: Script, { port = 0, key }: ServerOptions = {}): OpenaiServer {
   const requests: ServedRequest[] = [];
   const server = Bun.serve({
     hostname: "127.0.0.1",
@@ -49,6 +55,8 @@ export function openaiServer(script: Script, { port = 0 }: { port?: number } = {
       const body = await request.text();
       const path = new URL(request.url).pathname;
       requests.push({ authorization: request.headers.get("authorization"), path, body, at: performance.now() });
+      if (key !== undefined && request.headers.get("authorization") !== `Bearer ${key}`)
+        return Response.json({ error: { message: "wrong key" } }, { status: 401 });
       if (path !== "/v1/chat/completions") return Response.json({ error: { message: `no ${path}` } }, { status: 404 });
       const { messages, model } = JSON.parse(body) as { messages: ServedMessage[]; model: string };
       return responseOf(script(messages, requests.length - 1), messages, model);
@@ -68,7 +76,7 @@ function responseOf(answer: Answer, messages: readonly ServedMessage[], model: s
         { status: answer.status, headers: answer.headers },
       );
     case "raw":
-      return new Response(answer.text, { headers: { "Content-Type": "application/json" } });
+      return new Response(answer.text, { status: answer.status, headers: { "Content-Type": "application/json" } });
     case "hang":
       return new Promise(() => {});
   }

@@ -1,9 +1,9 @@
 /** Scripted conversations and recorded ones, run and scored by the original and by us. */
 import { describe, expect, test } from "bun:test";
 import { dumps, type ExactObject, type ExactValue } from "../../src/base/exact.ts";
-import { stoppingAgent } from "../../src/tau2/agent.ts";
+import { soloAgent, stoppingAgent } from "../../src/tau2/agent.ts";
 import { prepareEnvironment } from "../../src/tau2/environment.ts";
-import { evaluate, matchesAction } from "../../src/tau2/evaluator.ts";
+import { type EvaluationType, evaluate, matchesAction } from "../../src/tau2/evaluator.ts";
 import { runConversation } from "../../src/tau2/orchestrator.ts";
 import { PythonError } from "../../src/tau2/python.ts";
 import { rewardRecord } from "../../src/tau2/results.ts";
@@ -15,6 +15,7 @@ import type {
   Simulation,
   Task,
   TerminationReason,
+  ToolCall,
   User,
 } from "../../src/tau2/types.ts";
 import {
@@ -28,12 +29,15 @@ import {
   WITHOUT_FIXTURES,
 } from "./fixtures.ts";
 
+const say = (content: string): Reply => ({ content, tool_calls: null });
+const DONE_CALL: ToolCall = { id: "", name: "done", arguments: {}, requestor: "assistant" };
+
 /** A script's n-th message, calls numbered as the recordings number them (`a1_0`); then a last word. */
-function scripted(script: readonly ExactObject[], requestor: Requestor, last: string): () => Promise<Reply> {
+function scripted(script: readonly ExactObject[], requestor: Requestor, last: Reply): () => Promise<Reply> {
   let turn = 0;
   return async () => {
     const line = script[turn++];
-    if (line === undefined) return { content: last, tool_calls: null };
+    if (line === undefined) return last;
     const id = (i: number): string => `${requestor === "assistant" ? "a" : "u"}${turn}_${i}`;
     const calls = (line.tool_calls ?? null) as readonly ExactObject[] | null;
     return {
@@ -50,13 +54,15 @@ function scripted(script: readonly ExactObject[], requestor: Requestor, last: st
 }
 
 function agentOf(record: FixtureRecord): Agent {
-  const agent: Agent = { reply: scripted(record.agent_script as readonly ExactObject[], "assistant", "OK.") };
+  const last: Reply = record.agent_kind === "solo" ? { content: null, tool_calls: [DONE_CALL] } : say("OK.");
+  const agent: Agent = { reply: scripted(record.agent_script as readonly ExactObject[], "assistant", last) };
+  if (record.agent_kind === "solo") return soloAgent(agent);
   return record.agent_kind === "gym" ? stoppingAgent(agent) : agent;
 }
 
 const userOf = (record: FixtureRecord): User => ({
   identity: "script",
-  reply: scripted(record.user_script as readonly ExactObject[], "user", "###STOP###"),
+  reply: scripted(record.user_script as readonly ExactObject[], "user", say("###STOP###")),
 });
 
 /** The recordings drop NL_ASSERTION from the basis, since they have no judge. */
@@ -78,13 +84,14 @@ function messageRecord(message: Message, turn_idx: number | null): ExactObject {
 const sorted = (value: unknown): string => dumps(value as ExactValue, { sorted: true });
 
 async function converse(record: FixtureRecord): Promise<{ simulation: Simulation; hashes: ExactObject }> {
-  const domain = domainOf(record.domain);
+  const domain = domainOf(record.domain, record.solo_mode);
   const task = taskOf(domain, record.task_id ?? null);
   const environment = prepareEnvironment(domain, task);
   const simulation = await runConversation({
     environment,
     agent: agentOf(record),
-    user: userOf(record),
+    user: domain.solo_mode ? null : userOf(record),
+    solo_mode: domain.solo_mode,
     limits: { max_steps: record.max_steps as number, max_errors: record.max_errors as number },
     history: task.initial_state?.message_history ?? [],
     validate_communication: record.validate_communication as boolean,
@@ -92,9 +99,18 @@ async function converse(record: FixtureRecord): Promise<{ simulation: Simulation
   return { simulation, hashes: { agent_db_hash: environment.agentDbHash(), user_db_hash: environment.userDbHash() } };
 }
 
+/** The original's exception, for a task that cannot even begin. */
+function raisedBefore(error: unknown): string {
+  if (error instanceof PythonError) return `${error.type}: ${error.message}`;
+  throw error;
+}
+
 async function checkConversation(record: FixtureRecord): Promise<void> {
-  const { simulation, hashes } = await converse(record);
   const expected = record.expected as ExactObject;
+  const conversation = await converse(record).catch((error: unknown) => raisedBefore(error));
+  if (typeof conversation === "string")
+    return expect(expected).toMatchObject({ raises: conversation, messages_before: [] });
+  const { simulation, hashes } = conversation;
   if (expected.raises !== undefined) {
     expect(simulation.detail).toBe(expected.raises as string);
     expect(["agent_error", "user_error"]).toContain(simulation.termination);
@@ -113,9 +129,13 @@ async function checkConversation(record: FixtureRecord): Promise<void> {
     agent_db_hash,
     user_db_hash,
   } as never);
-  const domain = domainOf(record.domain);
+  const domain = domainOf(record.domain, record.solo_mode);
   const task = withoutJudge(taskOf(domain, record.task_id ?? null));
   expect(sorted(rewardRecord(evaluate({ domain, task, simulation })))).toBe(sorted(expected.reward_info));
+  for (const [type, reward] of Object.entries((expected.by_evaluation_type ?? {}) as ExactObject))
+    expect(sorted(rewardRecord(evaluate({ domain, task, simulation, type: type as EvaluationType })))).toBe(
+      sorted(reward),
+    );
 }
 
 function checkEvaluation(record: FixtureRecord): void {
@@ -146,16 +166,8 @@ function raised(run: () => unknown): string {
 }
 
 describe.skipIf(!hasFixtures)(`conversations ${hasFixtures ? "" : WITHOUT_FIXTURES}`, () => {
-  testRecords(
-    "orchestrator",
-    fixtures("orchestrator").filter((record) => record.solo_mode !== true),
-    checkConversation,
-  );
-  testRecords(
-    "limits",
-    fixtures("limits").filter((record) => record.solo_mode !== true),
-    checkConversation,
-  );
+  testRecords("orchestrator", fixtures("orchestrator"), checkConversation);
+  testRecords("limits", fixtures("limits"), checkConversation);
   testRecords("evaluator", fixtures("evaluator"), checkEvaluation);
 
   test("compare_with_tool_call", () => {

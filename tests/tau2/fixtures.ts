@@ -78,9 +78,12 @@ function supported(all: readonly FixtureRecord[]): { readonly records: FixtureRe
 
 const loaded = new Map<string, Domain>();
 
-export function domainOf(name: string): Domain {
-  const domain = loaded.get(name) ?? loadDomain(name, { tau2_data_dir: dataDirectory, train_split: 0.8 });
-  loaded.set(name, domain);
+/** Loaded once. `solo_mode`: as records spell it, absent where there is no choice. */
+export function domainOf(name: string, solo_mode: ExactValue = false): Domain {
+  const key = solo_mode ? `${name}, solo` : name;
+  const options = { tau2_data_dir: dataDirectory, train_split: 0.8, solo_mode: solo_mode === true };
+  const domain = loaded.get(key) ?? loadDomain(name, options);
+  loaded.set(key, domain);
   return domain;
 }
 

@@ -12,6 +12,7 @@ import {
 import { Database, DatabaseImage, deepMerge } from "../../src/tau2/database.ts";
 import { communicated } from "../../src/tau2/evaluator.ts";
 import { calculate } from "../../src/tau2/expression.ts";
+import { functionalFormat, gymObservation, parseActionString } from "../../src/tau2/gym.ts";
 import { dict, list, literal, model, optional, parseModel, record, str } from "../../src/tau2/model.ts";
 import { validateMessageHistory } from "../../src/tau2/orchestrator.ts";
 import { PythonError } from "../../src/tau2/python.ts";
@@ -97,6 +98,15 @@ const CHECKS: Readonly<Record<string, (fixture: FixtureRecord) => void>> = {
     const history = (fixture.messages as readonly ExactObject[]).map(messageOf);
     same(outcome(fixture, () => validateMessageHistory(history) ?? null));
   },
+  parse_action_string: (fixture) => same(outcome(fixture, () => parseActionString(fixture.action as string))),
+  to_functional_format: (fixture) =>
+    expect(functionalFormat({ name: "f", arguments: fixture.arguments as ExactObject })).toBe(fixture.text as string),
+  gym_observation({ messages, all_messages_as_observation, text }) {
+    const heard = (messages as readonly ExactObject[]).map(messageOf);
+    expect(gymObservation(heard, { all_messages_as_observation: all_messages_as_observation as boolean })).toBe(
+      text as string,
+    );
+  },
   update_db_mock(fixture) {
     const update = (): ExactObject =>
       parseModel(mockDb, deepMerge(fixture.base as ExactObject, fixture.update as ExactObject));
@@ -106,16 +116,14 @@ const CHECKS: Readonly<Record<string, (fixture: FixtureRecord) => void>> = {
   },
 };
 
-// compare_with_tool_call is in conversation.test.ts; the gym's text formats belong to a later issue.
+// In conversation.test.ts.
 const ELSEWHERE = ["compare_with_tool_call"];
-const LATER = ["parse_action_string", "to_functional_format", "gym_observation"];
 
 describe.skipIf(!hasFixtures)(`functions ${hasFixtures ? "" : WITHOUT_FIXTURES}`, () => {
   const byFunction = Map.groupBy(fixtures("functions"), ({ fn }) => fn as string);
   for (const [fn, cases] of byFunction) {
     const check = CHECKS[fn];
-    if (LATER.includes(fn)) test.skip(`${fn}: ${cases.length} cases, later issue`, () => {});
-    else if (!ELSEWHERE.includes(fn)) {
+    if (!ELSEWHERE.includes(fn)) {
       test(`${fn}: ${cases.length} cases`, () => {
         if (check === undefined) throw new Error(`no check for ${fn}`);
         for (const fixture of cases) check(fixture);

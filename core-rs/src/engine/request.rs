@@ -3,7 +3,7 @@ use super::sampler::{Sampler, SamplingOptions};
 use crate::error::{Error, Result};
 use crate::model::Dtype;
 use crate::text::{ChatMessage, RenderOptions};
-use crate::train::{AdamW, Batch, Grpo, Loss};
+use crate::train::{AdamW, Batch, Grpo, Loss, Magnitude, Objective, Stored, WeightOp};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
@@ -28,10 +28,11 @@ pub enum Kind {
     AddImportance = 13,
     TopLogprobs = 14,
     Digest = 15,
+    Timings = 16,
 }
 
 impl Kind {
-    pub const ALL: [(Kind, &'static str); 15] = [
+    pub const ALL: [(Kind, &'static str); 16] = [
         (Kind::LoadModel, "load_model"),
         (Kind::Render, "render"),
         (Kind::Tokenize, "tokenize"),
@@ -47,6 +48,7 @@ impl Kind {
         (Kind::AddImportance, "add_importance"),
         (Kind::TopLogprobs, "top_logprobs"),
         (Kind::Digest, "digest"),
+        (Kind::Timings, "timings"),
     ];
 
     pub fn from_number(number: u32) -> Option<Self> {
@@ -92,12 +94,16 @@ pub enum TextJob {
 pub enum Job {
     LoadModel { name: String, directory: PathBuf, dtype: Dtype },
     Sample(Box<SampleJob>),
-    ForwardBackward { arrays: Arrays, loss: Loss, anchor: Option<String> },
+    ForwardBackward { arrays: Arrays, objective: Objective, anchor: Option<String> },
+    AddImportance { arrays: Arrays, objective: Objective, anchor: Option<String>, into: String, of: Magnitude },
     OptimizerStep(AdamW),
     Logprobs { model: String, arrays: Arrays, temperature: f32 },
+    TopLogprobs { model: String, arrays: Arrays, temperature: f32, k: usize },
     WeightOp(WeightOp),
-    Save { directory: PathBuf },
-    SaveState { file: PathBuf },
+    Digest,
+    Timings,
+    Save { directory: PathBuf, adapter_of: Option<String> },
+    SaveState { file: PathBuf, models: Vec<String> },
     LoadState { file: PathBuf },
 }
 
@@ -109,14 +115,6 @@ pub struct SampleJob {
     pub max_new_tokens: usize,
     pub stop_token_ids: Vec<u32>,
     pub context_tokens_max: usize,
-}
-
-#[derive(Deserialize)]
-#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
-pub enum WeightOp {
-    ResetOptimizer,
-    Snapshot { name: String },
-    Drop { name: String },
 }
 
 impl Request {
@@ -147,8 +145,20 @@ impl Request {
             Kind::ForwardBackward => {
                 let ForwardControl { loss, anchor } = control(&self)?;
                 check_training_batch(&self.arrays)?;
-                Job::ForwardBackward { arrays: self.arrays, loss: loss.into(), anchor }
+                Job::ForwardBackward { arrays: self.arrays, objective: loss.into(), anchor }
             }
+            Kind::AddImportance => {
+                let ImportanceControl { loss, anchor, into, of } = control(&self)?;
+                check_training_batch(&self.arrays)?;
+                Job::AddImportance { arrays: self.arrays, objective: loss.into(), anchor, into, of }
+            }
+            Kind::TopLogprobs => {
+                let TopLogprobsControl { model, temperature, k } = control(&self)?;
+                check_token_batch(&self.arrays)?;
+                Job::TopLogprobs { model, arrays: self.arrays, temperature: positive(temperature)?, k }
+            }
+            Kind::Digest => Job::Digest,
+            Kind::Timings => Job::Timings,
             Kind::OptimizerStep => Job::OptimizerStep(control::<AdamWControl>(&self)?.into()),
             Kind::Logprobs => {
                 let LogprobsControl { model, temperature } = control(&self)?;
@@ -156,12 +166,15 @@ impl Request {
                 Job::Logprobs { model, arrays: self.arrays, temperature: positive(temperature)? }
             }
             Kind::WeightOp => Job::WeightOp(control(&self)?),
-            Kind::Save => Job::Save { directory: control::<SaveControl>(&self)?.path },
-            Kind::SaveState => Job::SaveState { file: control::<SaveStateControl>(&self)?.path },
-            Kind::LoadState => Job::LoadState { file: control::<SaveControl>(&self)?.path },
-            Kind::AddImportance | Kind::TopLogprobs | Kind::Digest => {
-                return Err(Error::BadArgument(format!("{} is not ready", self.kind.name())));
+            Kind::Save => {
+                let SaveControl { path, adapter_of } = control(&self)?;
+                Job::Save { directory: path, adapter_of }
             }
+            Kind::SaveState => {
+                let SaveStateControl { path, models } = control(&self)?;
+                Job::SaveState { file: path, models }
+            }
+            Kind::LoadState => Job::LoadState { file: control::<LoadStateControl>(&self)?.path },
             Kind::Render | Kind::Tokenize | Kind::Decode => {
                 return Err(Error::BadArgument(format!("{} belongs to the text thread", self.kind.name())));
             }
@@ -183,15 +196,20 @@ impl Job {
     pub fn models(&self) -> Vec<&str> {
         match self {
             Job::Sample(sample) => vec![&sample.model],
-            Job::Logprobs { model, .. } => vec![model],
-            Job::LoadModel { name, .. } | Job::WeightOp(WeightOp::Drop { name }) => vec![name],
-            Job::ForwardBackward { anchor: Some(anchor), .. } => vec![POLICY, anchor],
-            Job::WeightOp(WeightOp::Snapshot { name }) => vec![POLICY, name],
+            Job::Logprobs { model, .. } | Job::TopLogprobs { model, .. } => vec![model],
+            Job::LoadModel { name, .. } => vec![name],
+            Job::Timings => vec![],
+            Job::ForwardBackward { anchor: Some(anchor), .. } | Job::AddImportance { anchor: Some(anchor), .. } => {
+                vec![POLICY, anchor]
+            }
+            Job::WeightOp(WeightOp::Snapshot { name } | WeightOp::Drop { name }) => vec![POLICY, name],
+            Job::SaveState { models, .. } => std::iter::once(POLICY).chain(models.iter().map(String::as_str)).collect(),
             Job::ForwardBackward { anchor: None, .. }
+            | Job::AddImportance { anchor: None, .. }
             | Job::OptimizerStep(_)
-            | Job::WeightOp(WeightOp::ResetOptimizer)
+            | Job::WeightOp(_)
+            | Job::Digest
             | Job::Save { .. }
-            | Job::SaveState { .. }
             | Job::LoadState { .. } => vec![POLICY],
         }
     }
@@ -199,24 +217,30 @@ impl Job {
     /// The model whose running samples must end before the job starts.
     pub fn waits_for(&self) -> Option<&str> {
         match self {
-            Job::ForwardBackward { .. } | Job::OptimizerStep(_) | Job::LoadState { .. } => Some(POLICY),
-            Job::LoadModel { name, .. }
-            | Job::WeightOp(WeightOp::Drop { name })
-            | Job::WeightOp(WeightOp::Snapshot { name }) => Some(name),
+            Job::LoadModel { name, .. } | Job::WeightOp(WeightOp::Drop { name } | WeightOp::Snapshot { name }) => {
+                Some(name)
+            }
+            Job::ForwardBackward { .. }
+            | Job::AddImportance { .. }
+            | Job::OptimizerStep(_)
+            | Job::WeightOp(_)
+            | Job::LoadState { .. } => Some(POLICY),
             _ => None,
         }
     }
 }
 
 impl Arrays {
-    pub fn batch(&self) -> Batch<'_> {
-        Batch {
+    pub fn batch(&self) -> Result<Batch<'_>> {
+        let stored = Stored::new(&self.target_ids, &self.target_logprobs, self.tokens_n.len())?;
+        Ok(Batch {
             tokens_n: &self.tokens_n,
             offsets: &self.offsets,
             weights_n: &self.weights_n,
             advantages_n: &self.advantages_n,
             old_logprobs_n: &self.old_logprobs_n,
-        }
+            stored,
+        })
     }
 }
 
@@ -333,20 +357,43 @@ struct ForwardControl {
     anchor: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImportanceControl {
+    loss: LossControl,
+    anchor: Option<String>,
+    into: String,
+    of: Magnitude,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TopLogprobsControl {
+    model: String,
+    temperature: f32,
+    k: usize,
+}
+
 /// Externally tagged: serde buffers internally tagged content, which breaks numbers under `arbitrary_precision`.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum LossControl {
     Grpo(Grpo),
     Nll { temperature: f32 },
+    Distill { temperature: f32 },
+    DistillStored { temperature: f32 },
+    OutputNorm {},
 }
 
-impl From<LossControl> for Loss {
+impl From<LossControl> for Objective {
     fn from(control: LossControl) -> Self {
-        match control {
+        Objective::Tokens(match control {
             LossControl::Grpo(grpo) => Loss::Grpo(grpo),
             LossControl::Nll { temperature } => Loss::Nll { temperature },
-        }
+            LossControl::Distill { temperature } => return Objective::Distill { temperature },
+            LossControl::DistillStored { temperature } => return Objective::DistillStored { temperature },
+            LossControl::OutputNorm {} => return Objective::OutputNorm,
+        })
     }
 }
 
@@ -379,12 +426,20 @@ struct LogprobsControl {
 #[serde(deny_unknown_fields)]
 struct SaveControl {
     path: PathBuf,
+    /// Writes PEFT's adapter files for this base model instead of whole weights.
+    adapter_of: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LoadStateControl {
+    path: PathBuf,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SaveStateControl {
     path: PathBuf,
-    #[allow(dead_code)]
+    /// Frozen models to save with it.
     models: Vec<String>,
 }

@@ -1,19 +1,20 @@
 //! Continuous batching: samples join and leave at every step; a gradient step waits for the policy's running samples,
 //! and what came later waits behind it.
 use super::completions::{Completions, Reply};
-use super::request::{Arrays, Job, POLICY, SampleJob, WeightOp};
+use super::request::{Arrays, Job, POLICY, SampleJob};
 use super::slots::Slots;
 use super::{EngineOptions, Failure, Message, Texts, no_model};
 use crate::error::{Error, Result};
 use crate::model::{Cache, Dtype, Model, SequenceId};
 use crate::text::Text;
-use crate::train::{self, AdamW, Loss, Trainer, TrainerOptions};
+use crate::train::{self, AdamW, Magnitude, Objective, Trainer, TrainerOptions, WeightOp};
 use rayon::prelude::*;
 use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Pending tokens fed at one step: long prompts are cut so that running samples go on meanwhile.
 const STEP_TOKENS_MAX: usize = 512;
@@ -29,6 +30,29 @@ pub struct Scheduler {
     /// In order of arrival.
     waiting: VecDeque<(u64, Job)>,
     running: Vec<Sample>,
+    timings: Timings,
+}
+
+/// Time spent since somebody last asked.
+#[derive(Default)]
+struct Timings {
+    prefill: Duration,
+    decode: Duration,
+    forward: Duration,
+    backward: Duration,
+    optimizer: Duration,
+    save: Duration,
+}
+
+impl Timings {
+    /// Milliseconds by phase, as `Policy.timings` in src/core/policy.ts.
+    fn told(&self) -> Json {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        json!({
+            "prefill": ms(self.prefill), "decode": ms(self.decode), "forward": ms(self.forward),
+            "backward": ms(self.backward), "optimizer": ms(self.optimizer), "save": ms(self.save),
+        })
+    }
 }
 
 struct Loaded {
@@ -85,6 +109,7 @@ impl Scheduler {
             sequences: Slots::new(),
             waiting: VecDeque::new(),
             running: vec![],
+            timings: Timings::default(),
         }
     }
 
@@ -202,12 +227,19 @@ impl Scheduler {
     }
 
     fn step_model(&mut self, name: &str) -> Result<()> {
+        let began = Instant::now();
         let Loaded { model, cache } = self.models.get_mut(name).ok_or_else(|| no_model(name))?;
+        let rows_now = cache.pending().min(STEP_TOKENS_MAX);
+        let decoded = self.running.iter().filter(|s| s.job.model == name && !s.tokens.is_empty()).count().min(rows_now);
         let mut rows: HashMap<SequenceId, Vec<f32>> = model.step(cache, STEP_TOKENS_MAX)?.into_iter().collect();
         let samples = self.running.iter_mut().filter(|sample| sample.job.model == name);
         let mut due: Vec<_> = samples.filter_map(|s| rows.remove(&s.in_cache).map(|row| (s, row))).collect();
         let advanced: Vec<(u64, Result<Option<Stop>>)> =
             due.par_iter_mut().map(|(sample, row)| (sample.id, sample.advance(row))).collect();
+        // a step computes prompts and sampled tokens together: its time is shared out by rows
+        let (took, share) = (began.elapsed(), decoded as f64 / rows_now.max(1) as f64);
+        self.timings.decode += took.mul_f64(share);
+        self.timings.prefill += took.mul_f64(1.0 - share);
         for (id, outcome) in advanced {
             match outcome {
                 Ok(None) => self.go_on(id),
@@ -292,12 +324,22 @@ impl Scheduler {
     fn perform(&mut self, job: Job) -> Result<Reply> {
         match job {
             Job::LoadModel { name, directory, dtype } => self.load(name, &directory, dtype),
-            Job::ForwardBackward { arrays, loss, anchor } => self.forward_backward(&arrays, &loss, anchor.as_deref()),
+            Job::ForwardBackward { arrays, objective, anchor } => {
+                self.forward_backward(&arrays, objective, anchor.as_deref())
+            }
+            Job::AddImportance { arrays, objective, anchor, into, of } => {
+                self.add_importance(&arrays, objective, anchor.as_deref(), &into, of)
+            }
             Job::OptimizerStep(options) => self.optimizer_step(&options),
             Job::Logprobs { model, arrays, temperature } => self.logprobs(&model, &arrays, temperature),
+            Job::TopLogprobs { model, arrays, temperature, k } => self.top_logprobs(&model, &arrays, temperature, k),
             Job::WeightOp(op) => self.weight_op(op),
-            Job::Save { directory } => self.save(&directory),
-            Job::SaveState { file } => self.save_state(&file),
+            Job::Digest => self.digest(),
+            Job::Timings => Ok(told(std::mem::take(&mut self.timings).told())),
+            Job::Save { directory, adapter_of } => {
+                self.saving(|scheduler| scheduler.save(&directory, adapter_of.as_deref()))
+            }
+            Job::SaveState { file, models } => self.saving(|scheduler| scheduler.save_state(&file, &models)),
             Job::LoadState { file } => self.load_state(&file),
             Job::Sample(_) => Err(Error::BadArgument("a sample is admitted, not performed".into())),
         }
@@ -321,11 +363,13 @@ impl Scheduler {
         self.models.insert(name, Loaded { model, cache });
     }
 
-    fn forward_backward(&mut self, arrays: &Arrays, loss: &Loss, anchor: Option<&str>) -> Result<Reply> {
+    fn forward_backward(&mut self, arrays: &Arrays, objective: Objective, anchor: Option<&str>) -> Result<Reply> {
         let policy = &find(&self.models, POLICY)?.model;
         let anchor = anchor.map(|name| find(&self.models, name)).transpose()?.map(|loaded| &loaded.model);
         let trainer = trainer_of(&mut self.trainer, policy, &self.options)?;
-        let report = trainer.forward_backward(policy, anchor, &arrays.batch(), loss)?;
+        let report = trainer.forward_backward(policy, anchor, &arrays.batch()?, objective)?;
+        self.timings.forward += report.forward;
+        self.timings.backward += report.backward;
         Ok(told(json!({
             "loss": report.loss,
             "loss_tokens": report.loss_tokens,
@@ -339,11 +383,28 @@ impl Scheduler {
         })))
     }
 
+    fn add_importance(
+        &mut self,
+        arrays: &Arrays,
+        objective: Objective,
+        anchor: Option<&str>,
+        into: &str,
+        of: Magnitude,
+    ) -> Result<Reply> {
+        let policy = &find(&self.models, POLICY)?.model;
+        let anchor = anchor.map(|name| find(&self.models, name)).transpose()?.map(|loaded| &loaded.model);
+        let trainer = trainer_of(&mut self.trainer, policy, &self.options)?;
+        trainer.add_importance(policy, anchor, &arrays.batch()?, objective, into, of)?;
+        Ok(Reply::default())
+    }
+
     fn optimizer_step(&mut self, options: &AdamW) -> Result<Reply> {
         let no_gradient = || Error::BadArgument("optimizer_step: no gradient was accumulated".into());
         let trainer = self.trainer.as_mut().ok_or_else(no_gradient)?;
         let policy = self.models.get_mut(POLICY).ok_or_else(|| no_model(POLICY))?;
+        let began = Instant::now();
         let report = trainer.optimizer_step(&mut policy.model, options)?;
+        self.timings.optimizer += began.elapsed();
         self.make_stale(POLICY);
         Ok(told(json!({ "grad_norm": report.grad_norm, "skipped": report.skipped })))
     }
@@ -354,13 +415,14 @@ impl Scheduler {
         Ok(Reply { values: found.iter().map(|distribution| distribution.logprob).collect(), ..Reply::default() })
     }
 
+    fn top_logprobs(&self, model: &str, arrays: &Arrays, temperature: f32, k: usize) -> Result<Reply> {
+        let model = &find(&self.models, model)?.model;
+        let (tokens, values) = train::top_logprobs(model, &arrays.tokens_n, &arrays.offsets, temperature, k)?;
+        Ok(Reply { tokens, values, ..Reply::default() })
+    }
+
     fn weight_op(&mut self, op: WeightOp) -> Result<Reply> {
-        match op {
-            WeightOp::ResetOptimizer => {
-                if let Some(trainer) = &mut self.trainer {
-                    trainer.reset()?;
-                }
-            }
+        let value = match op {
             WeightOp::Snapshot { name } | WeightOp::Drop { name } if name == POLICY => {
                 return Err(Error::BadArgument("weight_op: the name policy is the policy's".into()));
             }
@@ -368,36 +430,81 @@ impl Scheduler {
                 let snapshot = find(&self.models, POLICY)?.model.snapshot()?;
                 let text = self.text(POLICY)?;
                 self.put(name, snapshot, text);
+                0.0
             }
             WeightOp::Drop { name } => {
-                find(&self.models, &name)?;
-                self.make_stale(&name);
-                self.lock_texts().remove(&name);
-                self.models.remove(&name);
+                self.drop_named(&name)?;
+                0.0
             }
-        }
-        Ok(told(json!({ "value": 0.0 })))
+            op => {
+                let policy = &mut self.models.get_mut(POLICY).ok_or_else(|| no_model(POLICY))?.model;
+                let value = trainer_of(&mut self.trainer, policy, &self.options)?.operate(policy, &op)?;
+                if op.moves_weights() {
+                    self.make_stale(POLICY);
+                }
+                value
+            }
+        };
+        Ok(told(json!({ "value": value })))
     }
 
-    fn save(&self, directory: &Path) -> Result<Reply> {
+    /// A frozen model, or a vector.
+    fn drop_named(&mut self, name: &str) -> Result<()> {
+        if self.models.contains_key(name) {
+            self.make_stale(name);
+            self.lock_texts().remove(name);
+            self.models.remove(name);
+            return Ok(());
+        }
+        match self.trainer.as_mut().is_some_and(|trainer| trainer.drop_vector(name)) {
+            true => Ok(()),
+            false => Err(Error::BadArgument(format!("neither a model nor a vector is named {name}"))),
+        }
+    }
+
+    fn digest(&mut self) -> Result<Reply> {
+        let policy = &find(&self.models, POLICY)?.model;
+        let text = trainer_of(&mut self.trainer, policy, &self.options)?.digest(policy)?;
+        Ok(Reply { text, ..Reply::default() })
+    }
+
+    fn saving(&mut self, work: impl FnOnce(&mut Self) -> Result<Reply>) -> Result<Reply> {
+        let began = Instant::now();
+        let outcome = work(self);
+        self.timings.save += began.elapsed();
+        outcome
+    }
+
+    fn save(&self, directory: &Path, adapter_of: Option<&str>) -> Result<Reply> {
         let policy = &find(&self.models, POLICY)?.model;
         make_directory(directory)?;
-        policy.save(directory)?;
+        match adapter_of {
+            Some(base) => policy.save_adapter(directory, base)?,
+            None => policy.save(directory)?,
+        }
         self.text(POLICY)?.save(directory)?;
         Ok(Reply::default())
     }
 
-    fn save_state(&mut self, file: &Path) -> Result<Reply> {
+    fn save_state(&mut self, file: &Path, models: &[String]) -> Result<Reply> {
         let policy = &find(&self.models, POLICY)?.model;
+        let models = models
+            .iter()
+            .map(|name| Ok((name.as_str(), &find(&self.models, name)?.model)))
+            .collect::<Result<Vec<_>>>()?;
         file.parent().map_or(Ok(()), make_directory)?;
-        trainer_of(&mut self.trainer, policy, &self.options)?.save_state(policy, file)?;
+        trainer_of(&mut self.trainer, policy, &self.options)?.save_state(policy, &models, file)?;
         Ok(Reply::default())
     }
 
     fn load_state(&mut self, file: &Path) -> Result<Reply> {
         let policy = &mut self.models.get_mut(POLICY).ok_or_else(|| no_model(POLICY))?.model;
-        trainer_of(&mut self.trainer, policy, &self.options)?.load_state(policy, file)?;
+        let models = trainer_of(&mut self.trainer, policy, &self.options)?.load_state(policy, file)?;
         self.make_stale(POLICY);
+        let text = self.text(POLICY)?;
+        for (name, model) in models {
+            self.put(name, model, text.clone());
+        }
         Ok(Reply::default())
     }
 

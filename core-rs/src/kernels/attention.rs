@@ -449,74 +449,199 @@ pub struct CachedRows {
     pub spans: Vec<CachedSpan>,
 }
 
-/// `attention` against caches; gives the same bits.
+/// `attention` against caches; gives the same bits. Sequences that share a span meet its keys in one product (cascade
+/// attention, Juravsky et al. 2024): rows are independent chains, so stacking them changes no bit.
 pub fn cached_attention(kernels: Kernels, q: &Tensor, segments: &[CachedRows], shape: HeadShape) -> Result<Tensor> {
     if kernels == Kernels::Plain {
         return plain::cached_attention(q, segments, shape);
     }
     let out = uninitialised(q.shape())?;
     let q = read(q)?;
-    let q: &[f32] = &q;
-    let caches = segments
+    let caches = segments.iter().map(OpenSpan::of).collect::<Result<Vec<_>>>()?;
+    let mut entries: Vec<Entry> = segments
         .iter()
-        .map(|segment| {
-            segment
-                .spans
-                .iter()
-                .map(|span| Ok((read(&span.keys)?, read(&span.values)?, span.keys.dim(D::Minus1)?, span.len)))
-                .collect()
-        })
-        .collect::<Result<Vec<Vec<_>>>>()?;
-    let blocks: Vec<(usize, usize, usize)> = segments
-        .iter()
-        .enumerate()
-        .flat_map(|(index, segment)| {
-            (0..segment.len)
-                .step_by(shape.block_rows())
-                .flat_map(move |first| (0..shape.kv_heads).map(move |head| (index, first, head)))
+        .zip(&caches)
+        .flat_map(|(segment, cache)| {
+            (0..segment.len).step_by(shape.block_rows()).map(move |first| Entry::new(segment, cache, first, shape))
         })
         .collect();
+    entries.sort_by(|a, b| a.path().cmp(b.path()));
+    let blocks = stacks(&entries, shape);
+    let tasks: Vec<(&[Entry], usize)> =
+        blocks.iter().flat_map(|block| (0..shape.kv_heads).map(move |kv_head| (*block, kv_head))).collect();
     write(&out, |out| {
         let out = Shared(out.as_mut_ptr());
-        let attend = |&(index, first, kv_head): &(usize, usize, usize)| {
-            let segment = &segments[index];
-            let rows = shape.block_rows().min(segment.len - first);
-            let total: usize = segment.spans.iter().map(|span| span.len).sum();
-            let query = QueryBlock {
-                group: shape.group(),
-                rows,
-                base: total - segment.len + first,
-                dim: shape.dim,
-                scale: shape.scale(),
-            };
-            let mut left = query.keys();
-            let spans: Vec<Keys> = caches[index]
-                .iter()
-                .map(|(keys, values, capacity, len)| {
-                    let at = kv_head * shape.dim * capacity;
-                    let len = (*len).min(left);
-                    left -= len;
-                    Keys {
-                        k: Right::View(View { data: &keys[at..], row: *capacity, column: 1 }),
-                        v: View::rows(&values[at..], shape.dim),
-                        len,
-                    }
-                })
-                .filter(|span| span.len > 0)
-                .collect();
-            SCRATCH.with_borrow_mut(|scratch| {
-                let stacked = query.group * rows;
-                stack_heads(q, segment.start + first, rows, kv_head, shape, sized(&mut scratch.q, stacked * shape.dim));
-                query.attend(scratch, &spans);
-                // SAFETY: a block owns its rows of its heads.
-                unsafe {
-                    out.unstack_heads(&scratch.out[..stacked * shape.dim], segment.start + first, rows, kv_head, shape)
-                };
-            });
-        };
-        blocks.par_iter().for_each(attend);
+        tasks.par_iter().for_each(|(block, kv_head)| {
+            SCRATCH
+                .with_borrow_mut(|scratch| Stack { entries: block, kv_head: *kv_head, shape }.attend(&q, scratch, out))
+        });
     })?;
     Ok(out)
+}
+
+/// A span with its memory at hand.
+struct OpenSpan<'a> {
+    node: candle_core::TensorId,
+    keys: Slice<'a>,
+    values: Slice<'a>,
+    capacity: usize,
+    len: usize,
+}
+
+impl<'a> OpenSpan<'a> {
+    fn of(segment: &'a CachedRows) -> Result<Vec<Self>> {
+        let open = |span: &'a CachedSpan| {
+            let (keys, values) = (read(&span.keys)?, read(&span.values)?);
+            Ok(Self { node: span.keys.id(), keys, values, capacity: span.keys.dim(D::Minus1)?, len: span.len })
+        };
+        segment.spans.iter().map(open).collect()
+    }
+}
+
+/// A block of one segment's rows, and the part of each span that they see.
+struct Entry<'a> {
+    first_row: usize,
+    rows: usize,
+    /// Keys before the first row's own.
+    base: usize,
+    spans: Vec<(&'a OpenSpan<'a>, usize)>,
+}
+
+impl<'a> Entry<'a> {
+    fn new(segment: &CachedRows, cache: &'a [OpenSpan<'a>], first: usize, shape: HeadShape) -> Self {
+        let rows = shape.block_rows().min(segment.len - first);
+        let total: usize = segment.spans.iter().map(|span| span.len).sum();
+        let base = total - segment.len + first;
+        let mut left = base + rows;
+        let visible = |span: &'a OpenSpan<'a>| {
+            let len = span.len.min(left);
+            left -= len;
+            (len > 0).then_some((span, len))
+        };
+        Self { first_row: segment.start + first, rows, base, spans: cache.iter().filter_map(visible).collect() }
+    }
+
+    /// Entries that share spans are neighbours in the order of their paths.
+    fn path(&self) -> impl Iterator<Item = usize> {
+        self.spans.iter().map(|(span, _)| span.keys.as_ptr() as usize)
+    }
+
+    fn sees_as(&self, other: &Self, depth: usize) -> bool {
+        match (self.spans.get(depth), other.spans.get(depth)) {
+            (Some((a, len)), Some((b, other_len))) => a.node == b.node && len == other_len,
+            _ => false,
+        }
+    }
+
+    fn keys(&self) -> usize {
+        self.base + self.rows
+    }
+}
+
+/// Entries in stacks of about one block of the product kernel, fewer rows where there are threads to feed.
+fn stacks<'b, 'a>(entries: &'b [Entry<'a>], shape: HeadShape) -> Vec<&'b [Entry<'a>]> {
+    let rows: usize = entries.iter().map(|entry| entry.rows).sum();
+    let rows_max = (rows * shape.kv_heads).div_ceil(2 * rayon::current_num_threads()).clamp(1, shape.block_rows());
+    let mut blocks = Vec::new();
+    let mut start = 0;
+    while start < entries.len() {
+        let mut end = start + 1;
+        let mut stacked = entries[start].rows;
+        while end < entries.len() && stacked + entries[end].rows <= rows_max {
+            stacked += entries[end].rows;
+            end += 1;
+        }
+        blocks.push(&entries[start..end]);
+        start = end;
+    }
+    blocks
+}
+
+/// Entries whose queries of one key/value head lie one under the other: g heads × rows of the first, then the next.
+struct Stack<'b, 'a> {
+    entries: &'b [Entry<'a>],
+    kv_head: usize,
+    shape: HeadShape,
+}
+
+impl Stack<'_, '_> {
+    fn attend(&self, q: &[f32], scratch: &mut Scratch, out: Shared) {
+        let (group, dim, scale) = (self.shape.group(), self.shape.dim, self.shape.scale());
+        let keys = self.entries.iter().map(Entry::keys).max().unwrap_or(0);
+        let stacked = group * self.entries.iter().map(|entry| entry.rows).sum::<usize>();
+        let queries = sized(&mut scratch.q, stacked * dim);
+        let mut at = 0;
+        for Entry { first_row, rows, .. } in self.entries {
+            stack_heads(
+                q,
+                *first_row,
+                *rows,
+                self.kv_head,
+                self.shape,
+                &mut queries[at * dim..(at + group * rows) * dim],
+            );
+            at += group * rows;
+        }
+        let scores = sized(&mut scratch.scores, stacked * keys);
+        self.for_each_span(|rows, column, span, len| {
+            let at = self.kv_head * dim * span.capacity;
+            let k = Right::View(View { data: &span.keys[at..], row: span.capacity, column: 1 });
+            let left = View::rows(&queries[rows.start * dim..], dim);
+            let target =
+                OutAt { data: scores[rows.start * keys + column..].as_mut_ptr(), row: keys, accumulate: false };
+            // SAFETY: these rows and columns lie within the stacked × keys scores, which this thread owns.
+            unsafe { gemm_at(rows.len(), len, dim, left, k, target, Threads::One) };
+        });
+        let sums = sized(&mut scratch.sums, stacked);
+        let mut row = 0;
+        for entry in self.entries {
+            for i in 0..group * entry.rows {
+                let visible = entry.base + i % entry.rows + 1;
+                let scores = &mut scores[(row + i) * keys..][..entry.keys()];
+                let shift = simd::max(&scores[..visible]) * scale;
+                sums[row + i] = simd::exp_shifted(&mut scores[..visible], scale, shift);
+                scores[visible..].fill(0.0);
+            }
+            row += group * entry.rows;
+        }
+        let values = sized(&mut scratch.out, stacked * dim);
+        self.for_each_span(|rows, column, span, len| {
+            let v = Right::View(View::rows(&span.values[self.kv_head * dim * span.capacity..], dim));
+            let left = View { data: &scores[rows.start * keys + column..], row: keys, column: 1 };
+            let target = OutAt { data: values[rows.start * dim..].as_mut_ptr(), row: dim, accumulate: column > 0 };
+            // SAFETY: these rows lie within the stacked × dim values, which this thread owns.
+            unsafe { gemm_at(rows.len(), dim, len, left, v, target, Threads::One) };
+        });
+        for (row, sum) in values.chunks_exact_mut(dim).zip(sums.iter()) {
+            simd::scale(row, 1.0 / *sum);
+        }
+        let mut at = 0;
+        for Entry { first_row, rows, .. } in self.entries {
+            let own = &values[at * dim..(at + group * rows) * dim];
+            // SAFETY: an entry owns its rows of its heads.
+            unsafe { out.unstack_heads(own, *first_row, *rows, self.kv_head, self.shape) };
+            at += group * rows;
+        }
+    }
+
+    /// Every span once for each run of entries that see it: (stacked rows, first key's column, span, keys seen).
+    fn for_each_span(&self, mut visit: impl FnMut(std::ops::Range<usize>, usize, &OpenSpan, usize)) {
+        let group = self.shape.group();
+        let deepest = self.entries.iter().map(|entry| entry.spans.len()).max().unwrap_or(0);
+        for depth in 0..deepest {
+            let (mut first, mut row) = (0, 0);
+            while first < self.entries.len() {
+                let head = &self.entries[first];
+                let run = self.entries[first..].iter().take_while(|entry| entry.sees_as(head, depth)).count().max(1);
+                let rows: usize = self.entries[first..first + run].iter().map(|entry| group * entry.rows).sum();
+                if let Some((span, len)) = head.spans.get(depth) {
+                    let column = head.spans[..depth].iter().map(|(_, len)| len).sum();
+                    visit(row..row + rows, column, span, *len);
+                }
+                (first, row) = (first + run, row + rows);
+            }
+        }
+    }
 }
 
 /// The same in candle's operations.

@@ -47,12 +47,14 @@ pub fn rms_norm_backward(
     x: &Tensor,
     w: &Tensor,
     inverse: &Tensor,
-    dw: &mut Tensor,
+    dw: Option<&mut Tensor>,
 ) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     if kernels == Kernels::Plain {
         let normed = x.broadcast_mul(&inverse.unsqueeze(1)?)?;
-        *dw = (&*dw + (dy * &normed)?.sum(0)?)?;
+        if let Some(dw) = dw {
+            *dw = (&*dw + (dy * &normed)?.sum(0)?)?;
+        }
         let g = dy.broadcast_mul(w)?;
         let mean = (&g * &normed)?.mean_keepdim(D::Minus1)?;
         return Ok((g - normed.broadcast_mul(&mean)?)?.broadcast_mul(&inverse.unsqueeze(1)?)?);
@@ -78,7 +80,9 @@ pub fn rms_norm_backward(
             })
             .collect()
     })?;
-    write(dw, |dw| partial.iter().for_each(|part| add(dw, part)))?;
+    if let Some(dw) = dw {
+        write(dw, |dw| partial.iter().for_each(|part| add(dw, part)))?;
+    }
     Ok(dx)
 }
 

@@ -17,7 +17,10 @@ pub use elementwise::{
 };
 pub use products::{Operand, Weight, linear, linear_weight_gradient, product_into};
 pub use slices::{read, uninitialised, write};
-pub use vocabulary::{Distribution, Slope, Target, vocabulary_backward, vocabulary_forward};
+pub use vocabulary::{
+    Chunk, Distribution, Slope, Target, log_softmax, token_gradient, vocabulary_backward, vocabulary_forward,
+    vocabulary_logits,
+};
 
 /// Which body runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]

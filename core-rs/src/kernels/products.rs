@@ -4,21 +4,23 @@ use super::gemm::{Out, Packed, Right, Threads, View, gemm};
 use super::slices::{read, uninitialised, write};
 use crate::error::Result;
 use candle_core::{D, Tensor};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-/// A weight `[out, in]` with its packed form, which is made at first use and lives until the weight changes.
+/// A weight `[out, in]` with its packed form, which is made at first use and lives until the weight changes. Clones share
+/// both, so only a weight that never changes may be cloned.
+#[derive(Clone)]
 pub struct Weight {
     pub tensor: Tensor,
-    packed: OnceLock<Packed>,
+    packed: Arc<OnceLock<Packed>>,
 }
 
 impl Weight {
     pub fn new(tensor: Tensor) -> Self {
-        Self { tensor, packed: OnceLock::new() }
+        Self { tensor, packed: Arc::default() }
     }
     /// To be called after every change of the tensor's values.
     pub fn changed(&mut self) {
-        self.packed = OnceLock::new();
+        self.packed = Arc::default();
     }
     fn packed(&self) -> Result<&Packed> {
         if let Some(packed) = self.packed.get() {

@@ -173,6 +173,20 @@ simd! {
 }
 
 simd! {
+    /// In double precision, for sums over millions of weights.
+    pub fn dot_f64(x: &[f32], y: &[f32]) -> f64 {
+        let mut lanes = [0f64; LANES];
+        let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
+        let (x_rest, y_rest) = (xs.remainder(), ys.remainder());
+        for (a, b) in xs.zip(ys) {
+            for i in 0..LANES { lanes[i] = (a[i] as f64).mul_add(b[i] as f64, lanes[i]); }
+        }
+        for (i, (a, b)) in x_rest.iter().zip(y_rest).enumerate() { lanes[i] = (*a as f64).mul_add(*b as f64, lanes[i]); }
+        lanes.iter().sum()
+    }
+}
+
+simd! {
     pub fn scale(x: &mut [f32], factor: f32) {
         for value in x { *value *= factor; }
     }

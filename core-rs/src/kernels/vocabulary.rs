@@ -41,35 +41,45 @@ pub fn vocabulary_forward(
     temperature: f32,
 ) -> Result<Vec<Distribution>> {
     let mut all = Vec::with_capacity(targets.len());
-    for chunk in chunks(hidden, weight, targets)? {
-        let logits = linear(kernels, &chunk.hidden, weight, None)?;
-        all.extend(distributions(kernels, &logits, &chunk, 1.0 / temperature)?.0);
-    }
+    vocabulary_logits(kernels, hidden, weight, targets, |chunk, logits| {
+        all.extend(distributions(kernels, &logits, chunk, 1.0 / temperature)?.0);
+        Ok(())
+    })?;
     Ok(all)
 }
 
-/// As `vocabulary_forward`; then asks `slope(index of the target, its distribution)` for the loss's slopes and returns
-/// dhidden `[R, H]`, adding to d_weight.
+/// Gives `visit` the logits of each chunk of rows.
+pub fn vocabulary_logits(
+    kernels: Kernels,
+    hidden: &Tensor,
+    weight: &Weight,
+    targets: &[Target],
+    mut visit: impl FnMut(&Chunk, Tensor) -> Result<()>,
+) -> Result<()> {
+    for chunk in chunks(hidden, weight, targets)? {
+        let logits = linear(kernels, &chunk.hidden, weight, None)?;
+        visit(&chunk, logits)?;
+    }
+    Ok(())
+}
+
+/// Gives `d_logits` the logits of each chunk of rows, to be turned into the loss's gradient; returns dhidden `[R, H]` and
+/// adds to d_weight where there is one.
 pub fn vocabulary_backward(
     kernels: Kernels,
     hidden: &Tensor,
     weight: &Weight,
     targets: &[Target],
-    temperature: f32,
-    d_weight: &mut Tensor,
-    mut slope: impl FnMut(usize, Distribution) -> Slope,
+    mut d_weight: Option<&mut Tensor>,
+    mut d_logits: impl FnMut(&Chunk, Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    let inverse_temperature = 1.0 / temperature;
     let mut parts = Vec::new();
-    let mut seen = 0;
     for chunk in chunks(hidden, weight, targets)? {
         let logits = linear(kernels, &chunk.hidden, weight, None)?;
-        let (found, lse) = distributions(kernels, &logits, &chunk, inverse_temperature)?;
-        let slopes: Vec<Slope> =
-            found.iter().enumerate().map(|(i, distribution)| slope(seen + i, *distribution)).collect();
-        seen += found.len();
-        let d_logits = logit_gradient(kernels, logits, &chunk, &found, &lse, &slopes, inverse_temperature)?;
-        product_into(kernels, d_weight, Operand::Transposed(&d_logits), Operand::Plain(&chunk.hidden), true)?;
+        let d_logits = d_logits(&chunk, logits)?;
+        if let Some(d_weight) = d_weight.as_deref_mut() {
+            product_into(kernels, d_weight, Operand::Transposed(&d_logits), Operand::Plain(&chunk.hidden), true)?;
+        }
         let mut d_hidden = uninitialised(chunk.hidden.shape())?;
         product_into(kernels, &mut d_hidden, Operand::Plain(&d_logits), Operand::Plain(&weight.tensor), false)?;
         parts.push(d_hidden);
@@ -77,15 +87,41 @@ pub fn vocabulary_backward(
     Ok(if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 0)? })
 }
 
-struct Chunk<'a> {
+/// dlogits of a loss that depends on the targets' log-probabilities and entropies: `slope` is asked for every target's
+/// slopes, by its index among all targets.
+pub fn token_gradient(
+    kernels: Kernels,
+    chunk: &Chunk,
+    logits: Tensor,
+    temperature: f32,
+    mut slope: impl FnMut(usize, Distribution) -> Slope,
+) -> Result<Tensor> {
+    let inverse_temperature = 1.0 / temperature;
+    let (found, lse) = distributions(kernels, &logits, chunk, inverse_temperature)?;
+    let slopes: Vec<Slope> = found.iter().enumerate().map(|(i, d)| slope(chunk.first_target + i, *d)).collect();
+    logit_gradient(kernels, logits, chunk, &found, &lse, &slopes, inverse_temperature)
+}
+
+/// log softmax(logits / T) of whole rows, `[R, V]`.
+pub fn log_softmax(logits: &Tensor, temperature: f32) -> Result<Tensor> {
+    let scaled = (logits / temperature as f64)?;
+    let shift = scaled.max_keepdim(D::Minus1)?;
+    let lse = (scaled.broadcast_sub(&shift)?.exp()?.sum_keepdim(D::Minus1)?.log()? + shift)?;
+    Ok(scaled.broadcast_sub(&lse)?)
+}
+
+/// Some rows of hidden state and the targets after them.
+pub struct Chunk<'a> {
     hidden: Tensor,
-    first_row: usize,
-    targets: &'a [Target],
+    pub first_row: usize,
+    /// Index of `targets[0]` among all.
+    pub first_target: usize,
+    pub targets: &'a [Target],
 }
 
 impl<'a> Chunk<'a> {
     /// The targets of each row of the chunk, with their indices in it.
-    fn by_row(&self, rows: usize) -> Vec<std::ops::Range<usize>> {
+    pub fn by_row(&self, rows: usize) -> Vec<std::ops::Range<usize>> {
         let mut ranges = Vec::with_capacity(rows);
         let mut at = 0;
         for row in self.first_row..self.first_row + rows {
@@ -109,7 +145,8 @@ fn chunks<'a>(hidden: &Tensor, weight: &Weight, targets: &'a [Target]) -> Result
             let len = step.min(rows - first_row);
             let range =
                 targets.partition_point(|t| t.row < first_row)..targets.partition_point(|t| t.row < first_row + len);
-            Ok(Chunk { hidden: hidden.narrow(0, first_row, len)?, first_row, targets: &targets[range] })
+            let hidden = hidden.narrow(0, first_row, len)?;
+            Ok(Chunk { hidden, first_row, first_target: range.start, targets: &targets[range] })
         })
         .collect()
 }

@@ -1,26 +1,37 @@
 //! The backward pass, written by hand, layer by layer; candle's autograd is the oracle in the tests.
-use super::Model;
 use super::forward::{Activations, LayerActivations};
 use super::weights::LayerIds;
+use super::{Model, Parameter};
 use crate::error::Result;
 use crate::kernels::{
-    Attended, Node, Operand, Rotation, attention_backward, column_sums, linear_weight_gradient, product_into,
-    rms_norm_backward, rotate, scatter_add_rows, sum, swiglu_backward, uninitialised, write, zeros_like,
+    Attended, Node, Rotation, attention_backward, column_sums, rms_norm_backward, rotate, scatter_add_rows, sum,
+    swiglu_backward, uninitialised, write, zeros_like,
 };
 use candle_core::Tensor;
 
-/// One f32 gradient per parameter, in the model's order; contributions are added.
+/// An f32 gradient per trained parameter, in the model's order; contributions are added.
 pub struct Gradients {
-    pub tensors: Vec<Tensor>,
+    tensors: Vec<Option<Tensor>>,
 }
 
 impl Gradients {
     pub fn zeros(model: &Model) -> Result<Self> {
-        Ok(Self { tensors: model.parameters.iter().map(|p| zeros_like(&p.weight.tensor)).collect::<Result<_>>()? })
+        let of = |p: &Parameter| p.trained.then(|| zeros_like(&p.weight.tensor)).transpose();
+        Ok(Self { tensors: model.parameters.iter().map(of).collect::<Result<_>>()? })
     }
 
     pub fn clear(&mut self) -> Result<()> {
-        self.tensors.iter().try_for_each(|tensor| write(tensor, |values| values.fill(0.0)))
+        self.tensors.iter().flatten().try_for_each(|tensor| write(tensor, |values| values.fill(0.0)))
+    }
+
+    /// None where the parameter is not trained.
+    pub fn of(&mut self, id: usize) -> Option<&mut Tensor> {
+        self.tensors[id].as_mut()
+    }
+
+    /// Those of the trained parameters.
+    pub fn trained(&self) -> impl Iterator<Item = &Tensor> {
+        self.tensors.iter().flatten()
     }
 }
 
@@ -34,11 +45,11 @@ impl Model {
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
         let norm = &self.parameters[self.ids.norm].weight.tensor;
-        rms_norm_backward(self.kernels, d_normed, rows, norm, inverse_rms, &mut gradients.tensors[self.ids.norm])
+        rms_norm_backward(self.kernels, d_normed, rows, norm, inverse_rms, gradients.of(self.ids.norm))
     }
 
-    pub fn head_gradient<'a>(&self, gradients: &'a mut Gradients) -> &'a mut Tensor {
-        &mut gradients.tensors[self.ids.head]
+    pub fn head_gradient<'a>(&self, gradients: &'a mut Gradients) -> Option<&'a mut Tensor> {
+        gradients.of(self.ids.head)
     }
 
     /// From the gradient of the last layer's output `[N, H]` down to the embeddings.
@@ -59,7 +70,10 @@ impl Model {
             };
             dx = self.layer_backward(ids, dx, kept, &activations.rotation, nodes, gradients)?;
         }
-        scatter_add_rows(self.kernels, &mut gradients.tensors[self.ids.embed], tokens_n, &dx)
+        match gradients.of(self.ids.embed) {
+            Some(gradient) => scatter_add_rows(self.kernels, gradient, tokens_n, &dx),
+            None => Ok(()),
+        }
     }
 
     fn layer_backward(
@@ -73,33 +87,25 @@ impl Model {
     ) -> Result<Tensor> {
         let kernels = self.kernels;
         let tensor = |id: usize| &self.parameters[id].weight.tensor;
-        // dx ← dy·W (added where accumulate); dW += dyᵀ·x
-        let through = |dx: &mut Tensor, dy: &Tensor, id: usize, accumulate: bool| {
-            product_into(kernels, dx, Operand::Plain(dy), Operand::Plain(tensor(id)), accumulate)
-        };
 
         let mut d_activated = uninitialised(kept.activated.shape())?;
-        through(&mut d_activated, &dy, ids.down, false)?;
-        linear_weight_gradient(kernels, &dy, &kept.activated, &mut gradients.tensors[ids.down])?;
+        self.project_backward(&mut d_activated, &dy, &kept.activated, ids.down, false, gradients)?;
         let (d_gate, d_up) = swiglu_backward(kernels, &d_activated, &kept.gate, &kept.up)?;
-        linear_weight_gradient(kernels, &d_gate, &kept.middle_normed, &mut gradients.tensors[ids.gate])?;
-        linear_weight_gradient(kernels, &d_up, &kept.middle_normed, &mut gradients.tensors[ids.up])?;
         let mut d_normed = uninitialised(kept.middle.shape())?;
-        through(&mut d_normed, &d_gate, ids.gate, false)?;
-        through(&mut d_normed, &d_up, ids.up, true)?;
+        self.project_backward(&mut d_normed, &d_gate, &kept.middle_normed, ids.gate, false, gradients)?;
+        self.project_backward(&mut d_normed, &d_up, &kept.middle_normed, ids.up, true, gradients)?;
         let d_middle = rms_norm_backward(
             kernels,
             &d_normed,
             &kept.middle,
             tensor(ids.post_norm),
             &kept.middle_inverse_rms,
-            &mut gradients.tensors[ids.post_norm],
+            gradients.of(ids.post_norm),
         )?;
         let d_middle = sum(kernels, d_middle, &dy)?;
 
         let mut d_attended = uninitialised(kept.attended.shape())?;
-        through(&mut d_attended, &d_middle, ids.o, false)?;
-        linear_weight_gradient(kernels, &d_middle, &kept.attended, &mut gradients.tensors[ids.o])?;
+        self.project_backward(&mut d_attended, &d_middle, &kept.attended, ids.o, false, gradients)?;
         let saved = Attended { q: &kept.q, k: &kept.k, v: &kept.v, out: &kept.attended, lse: &kept.lse };
         let (dq, dk, dv) = attention_backward(kernels, &d_attended, &saved, nodes, self.config.heads)?;
         let (mut dq, mut dk) = (rotate(kernels, dq, rotation, true)?, rotate(kernels, dk, rotation, true)?);
@@ -108,11 +114,10 @@ impl Model {
             dk = self.head_norm_backward(&dk, k, k_inverse, norms[1], gradients)?;
         }
         for (i, (d, id)) in [(&dq, ids.q), (&dk, ids.k), (&dv, ids.v)].into_iter().enumerate() {
-            linear_weight_gradient(kernels, d, &kept.normed, &mut gradients.tensors[id])?;
-            if let Some(biases) = ids.qkv_bias {
-                column_sums(kernels, &mut gradients.tensors[biases[i]], d)?;
+            self.project_backward(&mut d_normed, d, &kept.normed, id, i > 0, gradients)?;
+            if let Some(gradient) = ids.qkv_bias.and_then(|biases| gradients.of(biases[i])) {
+                column_sums(kernels, gradient, d)?;
             }
-            through(&mut d_normed, d, id, i > 0)?;
         }
         let dx = rms_norm_backward(
             kernels,
@@ -120,7 +125,7 @@ impl Model {
             &kept.x,
             tensor(ids.input_norm),
             &kept.inverse_rms,
-            &mut gradients.tensors[ids.input_norm],
+            gradients.of(ids.input_norm),
         )?;
         sum(kernels, dx, &d_middle)
     }
@@ -137,14 +142,8 @@ impl Model {
         let dim = self.config.heads.dim;
         let heads = (rows * width / dim, dim);
         let norm = &self.parameters[id].weight.tensor;
-        let dx = rms_norm_backward(
-            self.kernels,
-            &dy.reshape(heads)?,
-            &x.reshape(heads)?,
-            norm,
-            inverse,
-            &mut gradients.tensors[id],
-        )?;
+        let dx =
+            rms_norm_backward(self.kernels, &dy.reshape(heads)?, &x.reshape(heads)?, norm, inverse, gradients.of(id))?;
         Ok(dx.reshape((rows, width))?)
     }
 }

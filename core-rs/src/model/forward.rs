@@ -3,7 +3,7 @@
 use super::Model;
 use super::weights::LayerIds;
 use crate::error::Result;
-use crate::kernels::{Node, Rotation, attention, gather_rows, linear, rms_norm, rotate, sum, swiglu};
+use crate::kernels::{Node, Rotation, attention, gather_rows, rms_norm, rotate, sum, swiglu};
 use candle_core::Tensor;
 
 /// What one layer's backward reads again.
@@ -99,9 +99,7 @@ impl Model {
     ) -> Result<(Tensor, LayerActivations)> {
         let (kernels, eps) = (self.kernels, self.config.rms_norm_eps);
         let tensor = |id: usize| &self.parameters[id].weight.tensor;
-        let project = |x: &Tensor, id: usize, bias: Option<usize>| {
-            linear(kernels, x, &self.parameters[id].weight, bias.map(tensor))
-        };
+        let project = |x: &Tensor, id: usize, bias: Option<usize>| self.project(x, id, bias);
 
         let (normed, inverse_rms) = rms_norm(kernels, &x, tensor(ids.input_norm), eps)?;
         let bias = |i: usize| ids.qkv_bias.map(|biases| biases[i]);

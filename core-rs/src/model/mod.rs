@@ -1,10 +1,12 @@
 //! Qwen2, Qwen3 and Llama decoders: weights, the one forward pass, its backward, and the key-value cache.
+mod adapters;
 mod backward;
 mod cache;
 mod config;
 mod forward;
 mod weights;
 
+pub use adapters::{Adapter, AdapterSpec};
 pub use backward::Gradients;
 pub use cache::{Cache, SequenceId};
 pub use config::ModelConfig;
@@ -23,8 +25,13 @@ pub struct Model {
     pub config: ModelConfig,
     pub dtype: Dtype,
     pub kernels: Kernels,
+    /// The dense weights in Hugging Face's order, then the adapters'.
     pub parameters: Vec<Parameter>,
     ids: Ids,
+    adapters: Vec<Adapter>,
+    /// The first so many take part.
+    active_adapters: usize,
+    dense_replaced: bool,
 }
 
 impl Model {
@@ -32,10 +39,21 @@ impl Model {
     pub fn load(directory: &Path, dtype: Dtype, kernels: Kernels) -> Result<Self> {
         let config = ModelConfig::read(directory)?;
         let (parameters, ids) = weights::load(directory, &config, dtype)?;
-        Ok(Self { config, dtype, kernels: weights::kernels_for(kernels, &Device::Cpu), parameters, ids })
+        let kernels = weights::kernels_for(kernels, &Device::Cpu);
+        Ok(Self {
+            config,
+            dtype,
+            kernels,
+            parameters,
+            ids,
+            adapters: Vec::new(),
+            active_adapters: 0,
+            dense_replaced: false,
+        })
     }
 
-    /// Writes config.json, generation_config.json and model.safetensors (not the tokenizer: that is `text`'s).
+    /// Writes config.json, generation_config.json and model.safetensors, adapters folded in (not the tokenizer: that is
+    /// `text`'s).
     pub fn save(&self, directory: &Path) -> Result<()> {
         let mut config = self.config.json.clone();
         let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
@@ -44,22 +62,26 @@ impl Model {
         if let Some(generation) = &self.config.generation_json {
             write_json(&directory.join("generation_config.json"), generation)?;
         }
-        weights::save(&directory.join("model.safetensors"), &self.parameters, self.dtype)
+        let dense = 0..self.dense_parameters();
+        let tensors = dense.map(|id| Ok((self.parameters[id].name.clone(), self.effective(id)?)));
+        weights::save(&directory.join("model.safetensors"), &tensors.collect::<Result<Vec<_>>>()?, self.dtype)
     }
 
     pub fn parameter_count(&self) -> usize {
         self.parameters.iter().map(|p| p.weight.tensor.elem_count()).sum()
     }
 
-    /// A frozen copy.
+    /// A frozen copy; weights that are not trained are shared, so with adapters it is cheap.
     pub fn snapshot(&self) -> Result<Model> {
-        let (_, ids) = weights::plan(&self.config);
         Ok(Model {
             config: self.config.clone(),
             dtype: self.dtype,
             kernels: self.kernels,
-            parameters: weights::copy(&self.parameters)?,
-            ids,
+            parameters: self.parameters.iter().map(Parameter::frozen).collect::<Result<_>>()?,
+            ids: weights::plan(&self.config).1,
+            adapters: self.adapters.clone(),
+            active_adapters: self.active_adapters,
+            dense_replaced: self.dense_replaced,
         })
     }
 }

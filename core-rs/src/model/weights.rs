@@ -52,6 +52,22 @@ impl Dtype {
 pub struct Parameter {
     pub name: String,
     pub weight: Weight,
+    /// The type its values fit; adapters are f32 whatever the model's type.
+    pub dtype: Dtype,
+    /// False: no gradient is made for it.
+    pub trained: bool,
+}
+
+impl Parameter {
+    pub fn new(name: String, tensor: Tensor, dtype: Dtype) -> Self {
+        Self { name, weight: Weight::new(tensor), dtype, trained: true }
+    }
+
+    /// For a frozen model: what is trained is copied, what is not is shared.
+    pub fn frozen(&self) -> Result<Self> {
+        let weight = if self.trained { Weight::new(self.weight.tensor.copy()?) } else { self.weight.clone() };
+        Ok(Self { name: self.name.clone(), weight, dtype: self.dtype, trained: false })
+    }
 }
 
 /// Indices into the parameter list.
@@ -125,13 +141,13 @@ pub fn load(directory: &Path, config: &ModelConfig, dtype: Dtype) -> Result<(Vec
             let mut values = index.read(&name, &shape)?;
             dtype.round(&mut values);
             let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
-            Ok(Parameter { name, weight: Weight::new(tensor) })
+            Ok(Parameter::new(name, tensor, dtype))
         })
         .collect::<Result<_>>()?;
     Ok((parameters, ids))
 }
 
-struct Shards {
+pub struct Shards {
     files: Vec<(PathBuf, Mmap)>,
     /// Tensor name → file.
     places: HashMap<String, usize>,
@@ -139,8 +155,16 @@ struct Shards {
 
 impl Shards {
     fn open(directory: &Path) -> Result<Self> {
+        Self::of(shard_paths(directory)?)
+    }
+
+    pub fn single(file: &Path) -> Result<Self> {
+        Self::of(vec![file.to_path_buf()])
+    }
+
+    fn of(paths: Vec<PathBuf>) -> Result<Self> {
         let mut shards = Self { files: Vec::new(), places: HashMap::new() };
-        for path in shard_paths(directory)? {
+        for path in paths {
             let problem = |problem: String| Error::File { path: path.clone(), problem };
             let file = std::fs::File::open(&path).map_err(|e| problem(e.to_string()))?;
             // SAFETY: the file is read-only input; a change under us is a wrong number, not memory unsafety we rely on.
@@ -153,7 +177,7 @@ impl Shards {
         Ok(shards)
     }
 
-    fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    pub fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let Some((path, map)) = self.places.get(name).map(|i| &self.files[*i]) else {
             let path = self.files.first().map(|(path, _)| path.clone()).unwrap_or_default();
             return Err(Error::File { path, problem: format!("lacks the tensor {name}") });
@@ -191,10 +215,10 @@ fn shard_paths(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| directory.join(name)).collect())
 }
 
-/// Writes model.safetensors as transformers reads it.
-pub fn save(file: &Path, parameters: &[Parameter], dtype: Dtype) -> Result<()> {
-    let data = parameters.iter().map(|p| Ok(dtype.bytes(&read(&p.weight.tensor)?))).collect::<Result<Vec<_>>>()?;
-    let views = parameters.iter().zip(&data).map(|(p, bytes)| (p.name.clone(), p.weight.tensor.dims().to_vec(), bytes));
+/// Writes named tensors as transformers and PEFT read them.
+pub fn save(file: &Path, tensors: &[(String, Tensor)], dtype: Dtype) -> Result<()> {
+    let data = tensors.iter().map(|(_, tensor)| Ok(dtype.bytes(&read(tensor)?))).collect::<Result<Vec<_>>>()?;
+    let views = tensors.iter().zip(&data).map(|((name, tensor), bytes)| (name.clone(), tensor.dims().to_vec(), bytes));
     write_file(file, dtype.in_file(), views, HashMap::from([("format".to_string(), "pt".to_string())]))
 }
 
@@ -212,14 +236,6 @@ pub fn write_file<'a>(
         })
         .collect::<Result<Vec<_>>>()?;
     safetensors::serialize_to_file(views, Some(metadata), file).map_err(|e| problem(e.to_string()))
-}
-
-/// A deep copy, for frozen models.
-pub fn copy(parameters: &[Parameter]) -> Result<Vec<Parameter>> {
-    parameters
-        .iter()
-        .map(|p| Ok(Parameter { name: p.name.clone(), weight: Weight::new(p.weight.tensor.copy()?) }))
-        .collect()
 }
 
 /// Kernels that fit the device of the weights.

@@ -1,13 +1,10 @@
 //! AdamW on f32 master weights (Loshchilov & Hutter 2019; torch.optim.AdamW's order of operations).
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::simd::{self, simd};
-use crate::kernels::{Kernels, Weight, read, write, zeros_like};
-use crate::model::{Dtype, Gradients, Model, write_file};
+use crate::kernels::{Kernels, read, write, zeros_like};
+use crate::model::{Dtype, Gradients, Model, Parameter};
 use candle_core::Tensor;
 use rayon::prelude::*;
-use safetensors::SafeTensors;
-use std::collections::HashMap;
-use std::path::Path;
 
 #[derive(Clone, Copy, Debug)]
 pub struct AdamW {
@@ -32,34 +29,59 @@ pub struct OptimizerReport {
 /// Elements that one thread updates at a time; also the unit of the norm's partial sums.
 const CHUNK: usize = 1 << 14;
 
-/// Master weights and moments, in the model's order of parameters.
+/// Master weights and moments of the trained parameters.
 pub struct Optimizer {
-    /// In f32 the model's own tensors, otherwise copies that the model's are rounded from.
-    masters: Vec<Tensor>,
-    first: Vec<Tensor>,
-    second: Vec<Tensor>,
-    steps: u64,
+    pub slots: Vec<Slot>,
+    pub steps: u64,
+}
+
+pub struct Slot {
+    /// Index into the model's parameters.
+    pub parameter: usize,
+    /// In f32 the model's own tensor, otherwise a copy that the model's is rounded from.
+    pub master: Tensor,
+    pub first: Tensor,
+    pub second: Tensor,
+}
+
+impl Slot {
+    fn new(parameter: usize, of: &Parameter) -> Result<Self> {
+        let tensor = &of.weight.tensor;
+        let master = if of.dtype == Dtype::F32 { tensor.clone() } else { tensor.copy()? };
+        Ok(Self { parameter, master, first: zeros_like(tensor)?, second: zeros_like(tensor)? })
+    }
+
+    /// The model's weight becomes the master's value in its type.
+    pub fn publish(&self, model: &mut Model) -> Result<()> {
+        let Parameter { weight, dtype, .. } = &mut model.parameters[self.parameter];
+        if *dtype != Dtype::F32 {
+            let master = read(&self.master)?;
+            write(&weight.tensor, |values| {
+                values.copy_from_slice(&master);
+                dtype.round(values);
+            })?;
+        }
+        weight.changed();
+        Ok(())
+    }
 }
 
 impl Optimizer {
     pub fn new(model: &Model) -> Result<Self> {
-        let masters = model
-            .parameters
-            .iter()
-            .map(|p| if model.dtype == Dtype::F32 { Ok(p.weight.tensor.clone()) } else { Ok(p.weight.tensor.copy()?) });
-        let zeros = || model.parameters.iter().map(|p| zeros_like(&p.weight.tensor)).collect::<Result<Vec<_>>>();
-        Ok(Self { masters: masters.collect::<Result<_>>()?, first: zeros()?, second: zeros()?, steps: 0 })
+        let trained = model.parameters.iter().enumerate().filter(|(_, parameter)| parameter.trained);
+        Ok(Self { slots: trained.map(|(i, parameter)| Slot::new(i, parameter)).collect::<Result<_>>()?, steps: 0 })
     }
 
     /// Moments and step count back to zero; the masters stay.
     pub fn reset(&mut self) -> Result<()> {
         self.steps = 0;
-        self.first.iter().chain(&self.second).try_for_each(|tensor| write(tensor, |values| values.fill(0.0)))
+        let moments = self.slots.iter().flat_map(|slot| [&slot.first, &slot.second]);
+        moments.into_iter().try_for_each(|tensor| write(tensor, |values| values.fill(0.0)))
     }
 
     /// Clips, steps, rounds the masters into the model. A gradient that is not finite moves nothing.
     pub fn step(&mut self, model: &mut Model, gradients: &Gradients, options: &AdamW) -> Result<OptimizerReport> {
-        let grad_norm = gradients.tensors.iter().map(sum_of_squares).sum::<Result<f64>>()?.sqrt();
+        let grad_norm = gradients.trained().map(sum_of_squares).sum::<Result<f64>>()?.sqrt();
         if !grad_norm.is_finite() {
             return Ok(OptimizerReport { grad_norm, skipped: true });
         }
@@ -67,24 +89,25 @@ impl Optimizer {
         // torch.nn.utils.clip_grad_norm_
         let clip =
             if options.max_grad_norm > 0.0 { (options.max_grad_norm / (grad_norm + 1e-6)).min(1.0) } else { 1.0 };
-        for i in 0..self.masters.len() {
-            let name = &model.parameters[i].name;
+        for (slot, gradient) in self.slots.iter().zip(gradients.trained()) {
+            let name = &model.parameters[slot.parameter].name;
             let decay = if name.ends_with(".bias") || name.contains("norm") { 0.0 } else { options.weight_decay };
-            let update = Update::new(options, decay, clip, self.steps);
-            self.update(model.kernels, i, &gradients.tensors[i], &update)?;
-            publish(&mut model.parameters[i].weight, &self.masters[i], model.dtype)?;
+            slot.update(model.kernels, gradient, &Update::new(options, decay, clip, self.steps))?;
+            slot.publish(model)?;
         }
         Ok(OptimizerReport { grad_norm, skipped: false })
     }
+}
 
-    fn update(&mut self, kernels: Kernels, i: usize, gradient: &Tensor, update: &Update) -> Result<()> {
+impl Slot {
+    fn update(&self, kernels: Kernels, gradient: &Tensor, update: &Update) -> Result<()> {
         if kernels == Kernels::Plain {
-            return self.plain_update(i, gradient, update);
+            return self.plain_update(gradient, update);
         }
         let gradient = read(gradient)?;
-        write(&self.masters[i], |master| {
-            write(&self.first[i], |first| {
-                write(&self.second[i], |second| {
+        write(&self.master, |master| {
+            write(&self.first, |first| {
+                write(&self.second, |second| {
                     (
                         master.par_chunks_mut(CHUNK),
                         first.par_chunks_mut(CHUNK),
@@ -98,84 +121,29 @@ impl Optimizer {
         })??
     }
 
-    fn plain_update(&mut self, i: usize, gradient: &Tensor, u: &Update) -> Result<()> {
+    fn plain_update(&self, gradient: &Tensor, u: &Update) -> Result<()> {
         let gradient = (gradient * u.clip as f64)?;
-        let first = ((&self.first[i] * u.beta1 as f64)? + (&gradient * (1.0 - u.beta1) as f64)?)?;
-        let second = ((&self.second[i] * u.beta2 as f64)? + (gradient.sqr()? * (1.0 - u.beta2) as f64)?)?;
+        let first = ((&self.first * u.beta1 as f64)? + (&gradient * (1.0 - u.beta1) as f64)?)?;
+        let second = ((&self.second * u.beta2 as f64)? + (gradient.sqr()? * (1.0 - u.beta2) as f64)?)?;
         let step = (&first * u.step as f64)?.div(&((second.sqrt()? * u.second_scale as f64)? + u.eps as f64)?)?;
-        let master = ((&self.masters[i] * u.keep as f64)? - step)?;
-        for (target, value) in [(&self.first[i], first), (&self.second[i], second), (&self.masters[i], master)] {
+        let master = ((&self.master * u.keep as f64)? - step)?;
+        for (target, value) in [(&self.first, first), (&self.second, second), (&self.master, master)] {
             let value = read(&value)?;
             write(target, |target| target.copy_from_slice(&value))?;
         }
         Ok(())
     }
-
-    /// Masters, moments and step count, as safetensors.
-    pub fn save(&self, model: &Model, file: &Path) -> Result<()> {
-        let kinds = [("master", &self.masters), ("first", &self.first), ("second", &self.second)];
-        let mut arrays = Vec::new();
-        for (kind, tensors) in kinds {
-            for (parameter, tensor) in model.parameters.iter().zip(tensors) {
-                let bytes: Vec<u8> = bytemuck::cast_slice(&read(tensor)?).to_vec();
-                arrays.push((format!("{kind}/{}", parameter.name), tensor.dims().to_vec(), bytes));
-            }
-        }
-        let metadata = HashMap::from([("steps".to_string(), self.steps.to_string())]);
-        write_file(
-            file,
-            safetensors::Dtype::F32,
-            arrays.iter().map(|(name, shape, bytes)| (name.clone(), shape.clone(), bytes)),
-            metadata,
-        )
-    }
-
-    /// The reverse of `save`; the model's weights become those of the masters.
-    pub fn load(&mut self, model: &mut Model, file: &Path) -> Result<()> {
-        let problem = |problem: String| Error::File { path: file.to_path_buf(), problem };
-        let bytes = std::fs::read(file).map_err(|e| problem(e.to_string()))?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| problem(e.to_string()))?;
-        let steps = header.metadata().as_ref().and_then(|m| m.get("steps")).and_then(|s| s.parse().ok());
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| problem(e.to_string()))?;
-        for (kind, targets) in [("master", &self.masters), ("first", &self.first), ("second", &self.second)] {
-            for (parameter, target) in model.parameters.iter().zip(targets) {
-                let name = format!("{kind}/{}", parameter.name);
-                let view = tensors.tensor(&name).map_err(|e| problem(e.to_string()))?;
-                if view.shape() != target.dims() {
-                    return Err(problem(format!(
-                        "{name} has shape {:?}, the model's is {:?}",
-                        view.shape(),
-                        target.dims()
-                    )));
-                }
-                let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-                write(target, |target| target.iter_mut().zip(values).for_each(|(t, v)| *t = v))?;
-            }
-        }
-        self.steps = steps.ok_or_else(|| problem("lacks the number of steps".into()))?;
-        for (parameter, master) in model.parameters.iter_mut().zip(&self.masters) {
-            publish(&mut parameter.weight, master, model.dtype)?;
-        }
-        Ok(())
-    }
-}
-
-/// The model's weight becomes the master's value in the model's type.
-fn publish(weight: &mut Weight, master: &Tensor, dtype: Dtype) -> Result<()> {
-    if dtype != Dtype::F32 {
-        let master = read(master)?;
-        write(&weight.tensor, |values| {
-            values.copy_from_slice(&master);
-            dtype.round(values);
-        })?;
-    }
-    weight.changed();
-    Ok(())
 }
 
 fn sum_of_squares(tensor: &Tensor) -> Result<f64> {
-    let values = read(tensor)?;
-    let partial: Vec<f64> = values.par_chunks(CHUNK).map(|chunk| simd::dot(chunk, chunk) as f64).collect();
+    dot(tensor, tensor)
+}
+
+/// Σ a·b, in chunks that do not depend on the number of threads.
+pub fn dot(a: &Tensor, b: &Tensor) -> Result<f64> {
+    let (a, b) = (read(a)?, read(b)?);
+    let chunks = a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK));
+    let partial: Vec<f64> = chunks.map(|(a, b)| simd::dot_f64(a, b)).collect();
     Ok(partial.iter().sum())
 }
 

@@ -1,27 +1,17 @@
 /** The airline domain, from tau2's data files. */
-import { join } from "node:path";
-import type { ExactObject } from "../../../base/exact.ts";
-import { readJson, readSplits, readText } from "../../data-directory.ts";
-import { defineDomain } from "../../domain.ts";
-import { side } from "../../environment.ts";
-import { checked, parseTasks } from "../../task.ts";
+import { type DataDomainOptions, defineDomain } from "../../domain.ts";
+import { DomainFiles, rejectSolo } from "../../domain-files.ts";
 import type { Domain } from "../../types.ts";
 import { airlineToolkit } from "./tools.ts";
 
-/** `root` is the folder that holds `domains/` and `user_simulator/`. */
-export function airline({ root, train_split }: { readonly root: string; readonly train_split: number }): Domain {
-  const file = (name: string): string => join(root, "domains", "airline", name);
-  const tasks = parseTasks(readJson(file("tasks.json")), file("tasks.json"));
+export function airline({ root, train_split, solo_mode }: DataDomainOptions): Domain {
+  if (solo_mode) rejectSolo("Airline");
+  const files = new DomainFiles(root, "airline");
   return defineDomain({
     name: "airline",
-    policy: readText(file("policy.md")),
-    agent: checked(file("db.json"), () => side(airlineToolkit, readJson(file("db.json")) as ExactObject)),
+    policy: files.text("policy.md"),
+    agent: files.side(airlineToolkit, "db.json"),
     user: null,
-    tasks,
-    splits: readSplits(file("split_tasks.json"), tasks, train_split),
-    guidelines: {
-      plain: readText(join(root, "user_simulator", "simulation_guidelines.md")),
-      tools: readText(join(root, "user_simulator", "simulation_guidelines_tools.md")),
-    },
+    ...files.tasks(train_split),
   });
 }

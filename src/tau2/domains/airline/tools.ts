@@ -3,6 +3,7 @@
  * Effects happen in the original's order, one by one, because those before a failure stay.
  */
 import {
+  dumps,
   type ExactObject,
   type ExactValue,
   isObject,
@@ -31,6 +32,7 @@ import {
   sum,
   valueError,
 } from "../../python.ts";
+import { tableIndex } from "../../table-index.ts";
 import { type BoundArguments, ModelResult, parameter, type Tool, tool } from "../../tool.ts";
 import type { Flight, FlightOnDate, Payment, PaymentMethod, Reservation, ReservationFlight, User } from "./model.ts";
 import * as models from "./model.ts";
@@ -120,9 +122,8 @@ interface Search {
 
 function search({ flights }: Airline, { date, origin, destination, leaveAfter }: Search): ExactObject[] {
   const results: ExactObject[] = [];
-  for (const flight of flights.values()) {
-    if (origin !== null && flight.origin !== origin) continue;
-    if (destination !== null && flight.destination !== destination) continue;
+  for (const number of flightsBetween(flights, origin, destination)) {
+    const flight = flights.get(number) as Flight;
     if (!hasKey(flight.dates, date)) continue;
     const onDate = itemOf(flight.dates, date) as unknown as FlightOnDate;
     if (onDate.status !== "available") continue;
@@ -132,7 +133,37 @@ function search({ flights }: Airline, { date, origin, destination, leaveAfter }:
   return results;
 }
 
-function directFlight(flight: Flight, { available_seats, prices }: FlightOnDate): ExactObject {
+/** Numbers of flights, in the database's order; null is any place. */
+function flightsBetween(flights: Table<Flight>, origin: ExactValue, destination: ExactValue): Iterable<string> {
+  if (origin === null && destination === null) return flights.base.keys();
+  return flightsByPlace(flights).get(placesKey(origin, destination)) ?? [];
+}
+
+/** Arguments of other types name no place. */
+const placesKey = (origin: ExactValue, destination: ExactValue): string => dumps([origin, destination]);
+
+const flightsByPlace = tableIndex((flights: ReadonlyMap<string, Flight>) => {
+  const numbers = new Map<string, string[]>();
+  for (const [number, { origin, destination }] of flights) {
+    for (const key of [placesKey(origin, destination), placesKey(origin, null), placesKey(null, destination)]) {
+      const known = numbers.get(key);
+      if (known === undefined) numbers.set(key, [number]);
+      else known.push(number);
+    }
+  }
+  return numbers;
+});
+
+/** Made once per record of a flight's day, so that its text is, too. */
+const directFlights = new WeakMap<FlightOnDate, ExactObject>();
+
+function directFlight(flight: Flight, onDate: FlightOnDate): ExactObject {
+  const known = directFlights.get(onDate) ?? directFlightOf(flight, onDate);
+  directFlights.set(onDate, known);
+  return known;
+}
+
+function directFlightOf(flight: Flight, { available_seats, prices }: FlightOnDate): ExactObject {
   return {
     flight_number: flight.flight_number,
     origin: flight.origin,

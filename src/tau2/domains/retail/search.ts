@@ -1,25 +1,25 @@
-/**
- * Users by name or e-mail address, and items by id, without a walk through the whole shop. Indexes are made once per
- * database image: no tool adds or removes a user or a product, and none changes what is searched by, the zip code apart.
- */
+/** Users by name or e-mail address, and items by id, without a walk through the whole shop. */
 import { type ExactObject, type ExactValue, entriesOf, pythonEquals } from "../../../base/exact.ts";
 import type { Table } from "../../database.ts";
 import { noAttribute, valueError } from "../../python.ts";
+import { tableIndex } from "../../table-index.ts";
 import type { Product, User, Variant } from "./model.ts";
 
+type Users = Table<User & ExactObject>;
+
 /** The first user, in the database's order, with this e-mail address; case does not matter. */
-export function userIdByEmail(users: Table<User & ExactObject>, email: ExactValue): string {
-  const id = idByEmail(users.base).get(lower(email));
+export function userIdByEmail(users: Users, email: ExactValue): string {
+  const id = idByEmail(users).get(lower(email));
   if (id === undefined) throw valueError("User not found");
   return id;
 }
 
 /** The first user with this name, whose case does not matter, and zip code. */
 export function userIdByNameAndZip(
-  users: Table<User & ExactObject>,
+  users: Users,
   { first_name, last_name, zip }: { readonly [K in "first_name" | "last_name" | "zip"]: ExactValue },
 ): string {
-  const namesakes = idsByFirstName(users.base).get(lower(first_name)) ?? [];
+  const namesakes = idsByFirstName(users).get(lower(first_name)) ?? [];
   const id = namesakes.find((candidate) => {
     const { name, address } = users.get(candidate) as User;
     return lower(name.last_name) === lower(last_name) && pythonEquals(address.zip as string, zip);
@@ -28,9 +28,9 @@ export function userIdByNameAndZip(
   return id;
 }
 
-/** The variant with this id, of whatever product. */
+/** The variant with this id, of whatever product; null is the id of none. */
 export function variantById(products: Table<Product & ExactObject>, id: string | null): Variant & ExactObject {
-  const variant = id === null ? undefined : variants(products.base).get(id);
+  const variant = id === null ? undefined : variantsById(products).get(id);
   if (variant === undefined) throw valueError("Item not found");
   return variant;
 }
@@ -40,34 +40,20 @@ function lower(value: ExactValue): string {
   return value.toLowerCase();
 }
 
-type Users = ReadonlyMap<string, User>;
-
-const idByEmail = oncePerTable((users: Users) => {
-  const index = new Map<string, string>();
-  for (const [id, { email }] of users) if (!index.has(lower(email))) index.set(lower(email), id);
-  return index;
-});
-
-const idsByFirstName = oncePerTable(
-  (users: Users): ReadonlyMap<string, readonly string[]> => Map.groupBy(users.keys(), (id) => firstName(users, id)),
+const idByEmail = tableIndex((users: ReadonlyMap<string, User & ExactObject>) =>
+  firstOf([...users].map(([id, { email }]) => [lower(email), id])),
 );
 
-const firstName = (users: Users, id: string): string => lower((users.get(id) as User).name.first_name);
-
-const variants = oncePerTable((products: ReadonlyMap<string, Product>) => {
-  const index = new Map<string, Variant & ExactObject>();
-  for (const { variants } of products.values())
-    for (const [id, variant] of entriesOf(variants))
-      if (!index.has(id)) index.set(id, variant as Variant & ExactObject);
-  return index;
+const idsByFirstName = tableIndex((users: ReadonlyMap<string, User & ExactObject>) => {
+  const ids = new Map<string, string[]>();
+  for (const [id, { name }] of users) ids.set(lower(name.first_name), [...(ids.get(lower(name.first_name)) ?? []), id]);
+  return ids;
 });
 
-/** Computed at the first call for a table, and kept as long as the table is. */
-function oncePerTable<T extends object, R extends object>(compute: (table: T) => R): (table: T) => R {
-  const known = new WeakMap<T, R>();
-  return (table) => {
-    const result = known.get(table) ?? compute(table);
-    known.set(table, result);
-    return result;
-  };
-}
+const variantsById = tableIndex((products: ReadonlyMap<string, Product & ExactObject>) =>
+  firstOf([...products.values()].flatMap(({ variants }) => entriesOf(variants) as [string, Variant & ExactObject][])),
+);
+
+/** Of entries with the same key the first counts. */
+const firstOf = <T>(entries: readonly (readonly [string, T])[]): ReadonlyMap<string, T> =>
+  new Map([...entries].reverse());

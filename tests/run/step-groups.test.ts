@@ -76,8 +76,13 @@ test("several updates a step: all are counted, and rollouts know how many came b
 test("KL in the reward is measured before the update, and its loss has none", async () => {
   const { rows, policy } = await run({ kl_in_reward: true, kl_estimator: "k1", kl_coef: 0.5 });
   expect(policy.calls.logprobs).toBeGreaterThan(0);
-  // the fake's anchor says what its policy says
-  for (const row of trainRows(rows)) expect(row).toMatchObject({ "train/kl": 0, "rollout/penalty_mean": 0 });
+  const [first, ...later] = trainRows(rows);
+  expect(first).toMatchObject({ "train/kl": 0, "rollout/penalty_mean": 0 });
+  for (const row of later) {
+    const sampled = (row["train/kl"] ?? 0) * (row["rollout/sampled_tokens"] ?? 0);
+    expect(row["rollout/penalty_mean"]).toBeCloseTo((0.5 * sampled) / 12, 10);
+    expect(sampled).not.toBe(0);
+  }
   for (const { loss } of policy.batches) expect(loss).toMatchObject({ kl_coef: 0, anchor: null });
 });
 

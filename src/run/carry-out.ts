@@ -1,0 +1,222 @@
+/** Carries a method's plan out, operation by operation, and tells the plan what each came to. */
+import { assertNever, UserError } from "../base/errors.ts";
+import type { Rng } from "../base/rng.ts";
+import type { ModelName, WeightOp } from "../base/weight-op.ts";
+import type { ExtraLoss, MethodOp, OpReport, Plan } from "../cl/method.ts";
+import type { LossOptions, TrainingBatch } from "../core/policy.ts";
+import { packBatches } from "../grpo/batch.ts";
+import { scored } from "../metrics/score.ts";
+import type { Group, Rollout } from "../rollout/types.ts";
+import { orAborted } from "./abort.ts";
+import { BASE_MODEL, PREVIOUS_TASK_MODEL, USER_MODEL } from "./models.ts";
+import { type Run, timed } from "./run.ts";
+import { distributionsOf, sequenceBatch, type WeighedSequence, type Weighing } from "./sequences.ts";
+import { lossOptions } from "./update.ts";
+
+export interface Occasion {
+  readonly task_idx: number;
+  /** null: before or after an experience. */
+  readonly step: number | null;
+  /** What was rolled out, while a gradient is being made; null at other times. */
+  readonly groups: readonly Group[] | null;
+}
+
+/** What the plan returned, if that is a number. */
+export async function carryOut(run: Run, plan: Plan, occasion: Occasion): Promise<number | null> {
+  const steps = plan[Symbol.iterator]();
+  let next = steps.next(NOTHING);
+  for (let count = 0; next.done !== true; count++) {
+    const op = next.value;
+    const { task_idx, step } = occasion;
+    const report = await timed(run, { task_idx, step, phase: "method" }, () =>
+      orAborted(run.signal, carriedOut(run, op, { ...occasion, count })),
+    );
+    next = steps.next(report);
+  }
+  return typeof next.value === "number" ? next.value : null;
+}
+
+const NOTHING: OpReport = { value: 0, rewards: {}, distributions: [] };
+
+/** `count`: operations of this plan before this one. */
+type Place = Occasion & { readonly count: number };
+
+async function carriedOut(run: Run, op: MethodOp, place: Place): Promise<OpReport> {
+  switch (op.op) {
+    case "probe":
+      return { ...NOTHING, rewards: await probed(run, op) };
+    case "importance":
+      await measureImportance(run, op, place);
+      return NOTHING;
+    case "backward":
+      return { ...NOTHING, value: await addedGradient(run, op, place) };
+    case "record_distributions":
+      return { ...NOTHING, distributions: await recorded(run, op) };
+    default:
+      return { ...NOTHING, value: await weightOp(run, op) };
+  }
+}
+
+/** Held complete by the type; a user's method is not held by it. */
+const WEIGHT_OPS: Readonly<Record<WeightOp["op"], true>> = {
+  reset_optimizer: true,
+  snapshot: true,
+  drop: true,
+  combine: true,
+  add_product: true,
+  dot: true,
+  consolidate: true,
+  add_quadratic_penalty: true,
+  project_gradient: true,
+  add_path_importance: true,
+  merge_ties: true,
+  merge_dare: true,
+  merge_fisher: true,
+  add_adapter: true,
+  activate_adapter: true,
+  add_orthogonal_penalty: true,
+  merge_adapters: true,
+};
+
+const OF_THE_RUN: readonly ModelName[] = ["policy", BASE_MODEL, USER_MODEL, PREVIOUS_TASK_MODEL];
+
+async function weightOp(run: Run, op: WeightOp): Promise<number> {
+  if (!Object.hasOwn(WEIGHT_OPS, op.op)) {
+    const known = ["probe", "importance", "backward", "record_distributions", ...Object.keys(WEIGHT_OPS)];
+    throw new UserError(
+      "method",
+      `it asks for the operation ${op.op}, which nothing carries out. Known: ${known.join(", ")}`,
+    );
+  }
+  if ((op.op === "snapshot" || op.op === "drop") && OF_THE_RUN.includes(op.name))
+    throw new UserError("method", `${op.op}: the name ${op.name} is the run's own`);
+  const { value } = await run.policy.weightOp(op);
+  if (op.op === "snapshot") run.models.add(op.name);
+  if (op.op === "drop") run.models.delete(op.name);
+  return value;
+}
+
+/** The same tasks and random streams in every probe of a run. */
+async function probed(run: Run, op: Extract<MethodOp, { readonly op: "probe" }>): Promise<Record<string, number>> {
+  const rng = run.rng.fork("probe");
+  const rewards: Record<string, number> = {};
+  for (const domain of op.domains) {
+    const groups = await measured(run, domain, {
+      rng: rng.fork(domain),
+      tasks_max: op.tasks_max,
+      samples: op.trials,
+      temperature: run.config.eval_temperature,
+      label: `probing ${domain}`,
+    });
+    rewards[domain] = mean(groups.flatMap(scored).map(({ reward }) => reward));
+  }
+  return rewards;
+}
+
+async function measureImportance(run: Run, op: Extract<MethodOp, { readonly op: "importance" }>, place: Place) {
+  const { policy } = run;
+  const rng = run.rng.fork("importance", place.task_idx, place.step ?? -1, place.count);
+  const rollouts: Rollout[] = [];
+  for (const domain of op.domains) {
+    const label = `measuring importance on ${domain}`;
+    const how = { rng: rng.fork(domain), tasks_max: op.tasks_max, samples: 1, temperature: 1, label };
+    rollouts.push(...(await measured(run, domain, how)).flatMap(scored));
+  }
+  const [loss, weighing, of] = IMPORTANCES[op.of];
+  const batch = sequenceBatch(rollouts, weighing);
+  await policy.weightOp({ op: "combine", into: op.into, terms: [] });
+  if (batch === null) return;
+  await policy.addImportance(batch, loss, { into: op.into, of });
+  const factor = 1 / (batch.offsets.length - 1);
+  await policy.weightOp({ op: "combine", into: op.into, terms: [{ vector: op.into, factor }] });
+}
+
+const IMPORTANCES: Readonly<
+  Record<Extract<MethodOp, { op: "importance" }>["of"], readonly [LossOptions, Weighing, "square" | "absolute"]>
+> = {
+  log_probability: [{ kind: "nll", temperature: 1 }, "sum", "square"],
+  output_norm: [{ kind: "output_norm" }, "mean_each", "absolute"],
+};
+
+interface Measurement {
+  readonly rng: Rng;
+  readonly tasks_max: number;
+  readonly samples: number;
+  readonly temperature: number;
+  readonly label: string;
+}
+
+/** Rollouts of training tasks that nothing is trained on. */
+function measured(run: Run, name: string, { rng, tasks_max, ...how }: Measurement): Promise<Group[]> {
+  const { domain, train } = run.curriculum.split(name);
+  const tasks = rng.fork("tasks").shuffle(train).slice(0, tasks_max);
+  const planned = tasks.map((task) => ({ domain, task, replayed: false }));
+  const seed = Number(rng.fork("rollouts").uint64() >> 11n);
+  return run.rollouts.measure(planned, { ...how, seed, policy_version: run.policy_version });
+}
+
+/** Adds to the accumulated gradient; gives strength · loss. */
+async function addedGradient(
+  run: Run,
+  { loss, strength }: Extract<MethodOp, { readonly op: "backward" }>,
+  { groups }: Place,
+): Promise<number> {
+  if (groups === null)
+    throw new UserError("method", "backward: only beforeUpdate (preStepHook) can add to the gradient of a step");
+  let sum = 0;
+  for (const { batch, options } of passesOf(run, loss, { groups, strength }))
+    sum += (await run.policy.forwardBackward(batch, options)).loss;
+  return sum;
+}
+
+interface Pass {
+  readonly batch: TrainingBatch;
+  readonly options: LossOptions;
+}
+
+function passesOf(
+  { config, anchor }: Run,
+  loss: ExtraLoss,
+  { groups, strength }: { readonly groups: readonly Group[]; readonly strength: number },
+): Pass[] {
+  const { temperature } = config;
+  const one = (sequences: readonly WeighedSequence[], options: LossOptions): Pass[] => {
+    const batch = sequenceBatch(sequences, { mean: strength });
+    return batch === null ? [] : [{ batch, options }];
+  };
+  switch (loss.kind) {
+    case "reference": {
+      const reference = groups.filter(({ use }) => use === "reference");
+      const whole = { ...config, num_mini_batches: 1, completion_tokens_max: config.max_new_tokens };
+      const batches = packBatches(reference, whole).mini_batches.flat();
+      return batches.map((batch) => ({ batch: scaled(batch, strength), options: lossOptions(config, anchor) }));
+    }
+    case "distill": {
+      const current = groups.filter(({ replayed }) => !replayed).flatMap(scored);
+      return one(current, { kind: "distill", anchor: loss.model, temperature });
+    }
+    case "distill_stored":
+      return one(loss.sequences, { kind: "distill_stored", temperature });
+    case "nll":
+      return one(
+        loss.sequences.map(({ tokens, sampled_mask }) => ({ tokens, sampled_mask })),
+        { kind: "nll", temperature },
+      );
+    default:
+      return assertNever(loss);
+  }
+}
+
+const scaled = (batch: TrainingBatch, factor: number): TrainingBatch =>
+  factor === 1 ? batch : { ...batch, weights_N: batch.weights_N.map((weight) => weight * factor) };
+
+async function recorded({ policy, config }: Run, op: Extract<MethodOp, { readonly op: "record_distributions" }>) {
+  const { sequences, k } = op;
+  const batch = sequenceBatch(sequences, "sum");
+  if (batch === null) return [];
+  const { temperature } = config;
+  return distributionsOf(sequences, await policy.topLogprobs("policy", batch, { temperature, k }));
+}
+
+const mean = (values: readonly number[]): number =>
+  values.length === 0 ? 0 : values.reduce((sum, value) => sum + value, 0) / values.length;
