@@ -591,7 +591,9 @@ fn fixtures_sequence_level_gradients() {
             let (tokens, offsets) =
                 (in_order(&batch.offsets, order, &batch.tokens), offsets_in_order(&batch.offsets, order));
             let (weights_n, advantages_n, old_logprobs_n) = (&pick(weights), &pick(&advantages), &pick(&batch.old));
-            let arrays = Batch { tokens_n: &tokens, offsets: &offsets, weights_n, advantages_n, old_logprobs_n };
+            let stored = None;
+            let arrays =
+                Batch { tokens_n: &tokens, offsets: &offsets, weights_n, advantages_n, old_logprobs_n, stored };
             let mut trainer = Trainer::new(&model, options).unwrap();
             let report = trainer.forward_backward_against(&model, &pick(&batch.reference), &arrays, loss).unwrap();
             (report, trainer.gradients().iter().map(flat).collect::<Vec<_>>())

@@ -267,6 +267,10 @@ describe("refusals name what to change", () => {
     ],
     ["--max_completion_len 100", "--soft_punish_cache: goes together with max_completion_len: set both, or neither"],
     ["--max_completion_len 100 --soft_punish_cache 200", "--soft_punish_cache: must not exceed max_completion_len 100"],
+    [
+      "--cl_algorithm si --num_iterations 2",
+      "--num_iterations: cl_algorithm si follows the path of one update a step; set num_iterations and num_mini_batches to 1",
+    ],
     ["--num_mini_batches 9", "--num_mini_batches: a step has 8 tasks, too few for 9 mini-batches"],
     ["--user.kind openai", "--user.model: user.kind openai needs the model's name"],
     ["--user.base_url http://x", "--user.base_url: is not used by user.kind auto; set --user.kind openai"],

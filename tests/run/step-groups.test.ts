@@ -3,6 +3,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { CLAlgorithm } from "../../src/cl/method.ts";
 import type { RunConfigInput } from "../../src/config/schema.ts";
 import type { FakeScript } from "../../src/core/fake.ts";
 import type { MetricsRow, TrainRow } from "../../src/metrics/rows.ts";
@@ -71,6 +72,20 @@ test("several updates a step: all are counted, and rollouts know how many came b
   const updates = steps.map((row) => row["train/updates"] ?? 0);
   expect(updates.reduce((a, b) => a + b, 0)).toBe(policy.optimizerSteps.length);
   expect(Math.max(...updates)).toBe(4);
+});
+
+test("a method sees every update of a step", async () => {
+  let seen = 0;
+  class Counting extends CLAlgorithm {
+    readonly name = "counting";
+    override preStepHook() {
+      seen += 1;
+      return [];
+    }
+  }
+  const { policy } = await run({ num_iterations: 2, num_mini_batches: 2 }, { method: new Counting() });
+  expect(seen).toBe(policy.optimizerSteps.length);
+  expect(seen).toBeGreaterThan(9);
 });
 
 test("KL in the reward is measured before the update, and its loss has none", async () => {
