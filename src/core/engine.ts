@@ -43,7 +43,8 @@ export interface EngineOptions {
 }
 
 const POLICY = "policy";
-const KV_CACHE_BYTES = 2 ** 31;
+/** Of each model, where nobody says otherwise. */
+export const KV_CACHE_BYTES = 2 ** 31;
 
 /** Starts an engine and loads the policy. Dispose of it to end its threads. */
 export async function openEngine({
