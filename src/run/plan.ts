@@ -7,7 +7,7 @@ import { openEndpoints } from "./endpoints.ts";
 import { expectedCalls, expectedRollouts } from "./expected-calls.ts";
 import { solvedByNothing } from "./noop.ts";
 import { loadDomains } from "./open-session.ts";
-import { powerLines } from "./report.ts";
+import { excludedTasks, powerLines } from "./report.ts";
 import type { Edge } from "./session.ts";
 import { chooseUsers } from "./users.ts";
 
@@ -35,7 +35,7 @@ export async function planText(config: RunConfig, edge: Edge): Promise<string> {
     ...expectedCalls(config, rollouts).map((text) => `  ${text}`),
     ...powerLines(curriculum.splits, config.eval_trials).map((text) => `  ${text}`),
     `  run directory: ${config.log_dir}`,
-    ...users.warnings.map((text) => `  warning: ${text}`),
+    ...[...users.warnings, ...excludedTasks(curriculum.splits)].map((text) => `  warning: ${text}`),
   ];
   return `${lines.join("\n")}\n`;
 }

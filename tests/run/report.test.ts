@@ -40,7 +40,7 @@ test("agents that help nobody stand below the score, those that earn the same to
     writes,
     rewards: { empty, refuse: empty, transfer },
   });
-  const baselines = domainBaselines([task("1", true, 0, 0), task("2", false, 1, 0)], ["3"]);
+  const baselines = domainBaselines([task("1", true, 0, 0), task("2", false, 1, 0)], { train: [], test: ["3"] });
   expect(evaluationTable({ scores: { hall: score }, baselines: { hall: baselines } })).toBe(
     [
       "  domain           reward  95 % interval  with a write  without     pass rate  pass^1  pass^k        tasks  trials",
