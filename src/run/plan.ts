@@ -41,6 +41,6 @@ export async function planText(config: RunConfig, edge: Edge): Promise<string> {
 }
 
 function replayNote({ cl_algorithm, replay_ratio, replay_budget }: RunConfig): string {
-  if (cl_algorithm !== "replay") return "";
+  if (cl_algorithm !== "replay" && cl_algorithm !== "a_gem") return "";
   return `; from the second domain on ${replay_ratio} of the tasks are replayed${replay_budget === "add" ? ", on top" : ""}`;
 }
