@@ -169,9 +169,9 @@ class CorePolicy implements Policy {
     return withNumbers(JSON.parse(text) as WeightOpReport);
   }
 
-  /** Empty: this core does not measure yet. */
   async timings(): Promise<Partial<CoreTimings>> {
-    return {};
+    const { text } = await this.#connection.submit("timings", {});
+    return JSON.parse(text) as CoreTimings;
   }
 
   async digest(): Promise<string> {
