@@ -209,6 +209,8 @@ export interface PlanFacts {
   readonly prompt_tokens: number;
   /** The frozen step-0 policy plays a user. */
   readonly base_plays_user: boolean;
+  /** Of another model that does, on the same core. */
+  readonly user_shape: ModelShape | null;
 }
 
 export interface Term {
@@ -248,6 +250,11 @@ export function memoryPlan(config: RunConfig, facts: PlanFacts): MemoryPlan {
   const { vectors, snapshots } = methodNeeds(config);
   const base = (config.kl_coef > 0 && config.kl_anchor === "base") || facts.base_plays_user;
   const previous = config.kl_coef > 0 && config.kl_anchor === "previous_task";
+  const samplers = [
+    shape,
+    ...(facts.base_plays_user ? [shape] : []),
+    ...(facts.user_shape === null ? [] : [facts.user_shape]),
+  ];
   const frozen = snapshots + (previous ? 1 : 0);
   const device = (name: string, bytes: number, during: readonly Phase[] = ALWAYS): Term => ({
     name,
@@ -269,10 +276,14 @@ export function memoryPlan(config: RunConfig, facts: PlanFacts): MemoryPlan {
     device("master copies", masterBytes(trained, config)),
     device("frozen base model", base ? snapshotBytes(shape, config) : 0),
     device("other frozen models", frozen * snapshotBytes(shape, config)),
+    device(
+      "model that plays the user",
+      facts.user_shape === null ? 0 : weightBytes(facts.user_shape) + packedBytes(facts.user_shape),
+    ),
     device(`vectors of ${config.cl_algorithm}`, vectors * F32 * trained),
     device(
       "keys and values",
-      cacheBytes(shape, cachedTokens(config, facts, sequences)) * (facts.base_plays_user ? 2 : 1),
+      sum(samplers.map((sampler) => cacheBytes(sampler, cachedTokens(config, facts, sequences)))),
     ),
     device("logits of sampled tokens", samplingBytes(shape, sequences), ["rollout"]),
     device("activations", activationBytes(shape, pass, config.gradient_checkpointing), ["update"]),

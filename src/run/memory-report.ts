@@ -54,8 +54,11 @@ export async function memoryReport(config: RunConfig, options: MemoryOptions): P
 }
 
 async function factsOf(config: RunConfig, options: MemoryOptions): Promise<PlanFacts> {
-  const file = join(await modelDirectory(config.model_name_or_path, options.env), "config.json");
-  const shape = shapeOf(readJson(file), file);
+  const shapeIn = async (name: string, option: string) => {
+    const file = join(await modelDirectory(name, { option, env: options.env }), "config.json");
+    return shapeOf(readJson(file), file);
+  };
+  const shape = await shapeIn(config.model_name_or_path, "model_name_or_path");
   const domains = distinct(config.task_order).map((name) => loadedOrNull(name, config));
   const { kind, model } = config.user;
   const longest = Math.min(options.conversation_tokens ?? Number.POSITIVE_INFINITY, shape.context_tokens_max);
@@ -65,20 +68,21 @@ async function factsOf(config: RunConfig, options: MemoryOptions): Promise<PlanF
     threads: config.num_threads || options.processors,
     conversation_tokens: longest,
     prompt_tokens: options.prompt_tokens ?? Math.min(...domains.map(promptEstimate), Math.floor(longest / 2)),
+    user_shape: kind === "local" && model !== null ? await shapeIn(model, "user.model") : null,
     base_plays_user: (kind === "local" && model === null) || (kind === "auto" && !scripted && !config.solo_mode),
   };
 }
 
 /** Only config.json is needed, so no weights are looked for and nothing is downloaded. */
-async function modelDirectory(name: string, env: MemoryOptions["env"]): Promise<string> {
+async function modelDirectory(
+  name: string,
+  { option, env }: { readonly option: string; readonly env: MemoryOptions["env"] },
+): Promise<string> {
   if (name.startsWith("builtin:")) return builtinModelDirectory(name, env);
   const inside = join(name, "model");
   if (existsSync(join(inside, "config.json"))) return inside;
   if (existsSync(name) && statSync(name).isDirectory()) return name;
-  throw new UserError(
-    "model_name_or_path",
-    `"${name}" is no directory. The plan needs one with the model's config.json; no weights`,
-  );
+  throw new UserError(option, `"${name}" is no directory. The plan needs one with the model's config.json; no weights`);
 }
 
 function readJson(file: string): Readonly<Record<string, unknown>> {

@@ -72,6 +72,7 @@ function planned(directory: string, work: Work, phase: "update" | "checkpoint"):
     conversation_tokens: work.tokens,
     prompt_tokens: work.shared,
     base_plays_user: false,
+    user_shape: null,
   };
   const absent = ["keys and values", "program", "remembered rollouts"];
   const terms = memoryPlan(config, facts).terms.filter(
@@ -187,7 +188,14 @@ test("a config.json that says too little is named with its field", () => {
 
 test("every remedy spares memory, smaller batches come first, and they come to an end", () => {
   const shape = shapeOf(PUBLISHED["Qwen2.5-7B"][0], "config.json");
-  const facts = { shape, threads: 8, conversation_tokens: 32_768, prompt_tokens: 5000, base_plays_user: false };
+  const facts = {
+    shape,
+    threads: 8,
+    conversation_tokens: 32_768,
+    prompt_tokens: 5000,
+    base_plays_user: false,
+    user_shape: null,
+  };
   let config = configOf({ prefix_sharing: false });
   const names: string[] = [];
   for (let remedy = nextRemedy(config, facts); remedy !== null; remedy = nextRemedy(config, facts)) {
