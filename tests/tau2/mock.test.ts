@@ -80,6 +80,17 @@ describe("tools", () => {
     expect(environment.agentDbHash()).toBe(before);
   });
 
+  test("a long value is quoted in part, cut by bytes but not within a character", () => {
+    const title = ["__proto__", "\u0130", "x".repeat(40)];
+    expect(ask(opened(null), "assistant", "create_task", { user_id: "ann", title })).toContain(
+      "input_value=['__proto__', '\u0130', 'xxxx...xxxxxxxxxxxxxxxxxxxxxx'], input_type=list",
+    );
+    const wide = ["\u{1f600}".repeat(20)];
+    expect(ask(opened(null), "assistant", "create_task", { user_id: "ann", title: wide })).toContain(
+      `input_value=['${"\u{1f600}".repeat(5)}...${"\u{1f600}".repeat(5)}'], input_type=list`,
+    );
+  });
+
   test("alone, the agent has the user's tools, by its own policy", () => {
     expect(mock(true).policy).toBe("Be silent.");
     const environment = opened(null, true);
