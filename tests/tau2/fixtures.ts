@@ -48,10 +48,14 @@ export function testRecords(
   records: readonly FixtureRecord[],
   check: (record: FixtureRecord) => void | Promise<void>,
 ): void {
-  test.skipIf(records.length === 0)(`${title}: ${records.length} records`, async () => {
+  const run = async () => {
     for (const record of records) await inContext(record.id, () => check(record));
-  });
+  };
+  test.skipIf(records.length === 0)(`${title}: ${records.length} records`, run, TIMEOUT_MS);
 }
+
+/** Thousands of records, on a machine that may be busy. */
+const TIMEOUT_MS = 120_000;
 
 /** Runs a check and names its record when it fails. */
 async function inContext(id: string, check: () => void | Promise<void>): Promise<void> {
