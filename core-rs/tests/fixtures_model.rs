@@ -2,7 +2,10 @@
 //! ($GRPO_CL_SHARED/fixtures/core; its README gives the tolerances used here). Models and cases are discovered.
 use grpo_core::kernels::Kernels;
 use grpo_core::model::{Dtype, Model};
-use grpo_core::train::{AdamW, Batch, GradientReport, Loss, Trainer, TrainerOptions, distributions};
+use grpo_core::train::{
+    AdamW, Batch, GradientReport, Grpo, ImportanceSamplingLevel, KlEstimator, Loss, Surrogate, Trainer, TrainerOptions,
+    distributions,
+};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -276,16 +279,28 @@ impl RaggedBatch {
     }
 }
 
+const GRPO: Grpo = Grpo {
+    surrogate: Surrogate::Clip,
+    importance_sampling_level: ImportanceSamplingLevel::Token,
+    clip_low: 0.2,
+    clip_high: 0.28,
+    delta: None,
+    kl_coef: 0.1,
+    kl_estimator: KlEstimator::K3,
+    kl_ratio_correction: false,
+    entropy_coef: 0.0,
+    temperature: 1.0,
+};
+
 fn grpo_loss(case: &Value) -> Loss {
     let number = |name: &str| case[name].as_f64().unwrap() as f32;
-    Loss::Grpo {
+    Loss::Grpo(Grpo {
         clip_low: number("epsilon"),
         clip_high: number("epsilon_high"),
         kl_coef: number("beta"),
         kl_ratio_correction: case["use_bias_correction_kl"].as_bool().unwrap(),
-        entropy_coef: 0.0,
-        temperature: 1.0,
-    }
+        ..GRPO
+    })
 }
 
 fn norm(values: &[f32]) -> f64 {
@@ -394,14 +409,7 @@ fn fixtures_adamw_steps() {
                 weight_decay: config["weight_decay"].as_f64().unwrap(),
                 max_grad_norm: clip.unwrap_or(0.0),
             };
-            let loss = Loss::Grpo {
-                clip_low: 0.2,
-                clip_high: 0.28,
-                kl_coef: 0.1,
-                kl_ratio_correction: false,
-                entropy_coef: 0.0,
-                temperature: 1.0,
-            };
+            let loss = Loss::Grpo(GRPO);
             for (i, step) in config["steps"].as_array().unwrap().iter().enumerate() {
                 let report = batch.gradient(&mut trainer, &model, "dapo", &loss);
                 close(report.loss, step["loss_before"].as_f64().unwrap(), 1e-4, "loss before the step");
@@ -519,4 +527,103 @@ fn fixtures_saved_models_load_again_with_the_same_weights() {
         }
         std::fs::remove_dir_all(&target).unwrap();
     });
+}
+
+/// GSPO's slopes in plain f64: the ratio of a sequence is the mean over its tokens in the loss, and so is what flows through it.
+fn gspo_slopes(batch: &RaggedBatch, weights: &[f32], advantages: &[f32], new: &[f64], grpo: &Grpo) -> Vec<f32> {
+    let mut slopes = vec![0.0; new.len()];
+    for (s, ratio) in sequence_ratios(batch, new).into_iter().enumerate() {
+        let tokens = loss_tokens(batch, s);
+        let (low, high) = (1.0 - grpo.clip_low as f64, 1.0 + grpo.clip_high as f64);
+        let flow = mean(&tokens, |t| {
+            let advantage = advantages[t] as f64;
+            let held = (ratio > high && advantage > 0.0) || (ratio < low && advantage < 0.0);
+            if held { 0.0 } else { -(weights[t] as f64) * ratio * advantage }
+        });
+        for t in tokens {
+            let d = batch.reference[t] as f64 - new[t];
+            slopes[t] = (flow + weights[t] as f64 * grpo.kl_coef as f64 * (1.0 - d.exp())) as f32;
+        }
+    }
+    slopes
+}
+
+fn sequence_ratios(batch: &RaggedBatch, new: &[f64]) -> Vec<f64> {
+    (0..batch.sequences).map(|s| mean(&loss_tokens(batch, s), |t| new[t] - batch.old[t] as f64).exp()).collect()
+}
+
+fn loss_tokens(batch: &RaggedBatch, sequence: usize) -> Vec<usize> {
+    let bounds = batch.offsets[sequence] as usize..batch.offsets[sequence + 1] as usize;
+    bounds.filter(|t| batch.mask[*t] == 1.0).collect()
+}
+
+fn mean(tokens: &[usize], value: impl Fn(usize) -> f64) -> f64 {
+    tokens.iter().map(|t| value(*t)).sum::<f64>() / tokens.len() as f64
+}
+
+fn largest_difference(got: &[Vec<f32>], wanted: &[Vec<f32>], what: &str) {
+    for (i, (got, wanted)) in got.iter().zip(wanted).enumerate() {
+        let largest = wanted.iter().fold(1e-9f32, |a, b| a.max(b.abs()));
+        let difference = got.iter().zip(wanted).fold(0f32, |a, (x, y)| a.max((x - y).abs()));
+        assert!(difference <= 1e-5 * largest, "{what}: parameter {i} differs by {difference} of {largest}");
+    }
+}
+
+/// A sequence's loss equals a supervised one whose token weights are its slopes; neither sharing nor order matters.
+#[test]
+fn fixtures_sequence_level_gradients() {
+    for_each_model(|directory, expected, kernels| {
+        let model = load(directory, kernels);
+        let batch = RaggedBatch::read(expected);
+        let weights = batch.weights("grpo");
+        // different within a sequence, as turn-level credit has them
+        let advantages: Vec<f32> =
+            batch.advantages.iter().enumerate().map(|(t, a)| a * (1.0 + 0.2 * (t % 3) as f32)).collect();
+        let found = distributions(&model, &batch.tokens, &batch.offsets, 1.0).unwrap();
+        let new: Vec<f64> = found.iter().map(|d| d.logprob as f64).collect();
+        // between the ratios, so that some are clipped and some are not
+        let clip =
+            sequence_ratios(&batch, &new).iter().map(|ratio| (ratio - 1.0).abs()).fold(0.2, f64::min) as f32 * 1.5;
+        let level = ImportanceSamplingLevel::Sequence;
+        let grpo = Grpo { importance_sampling_level: level, clip_low: clip, clip_high: clip, ..GRPO };
+        let gradients_of = |options, order: &[usize], loss: &Loss, weights: &[f32]| {
+            let pick = |values: &[f32]| in_order(&batch.offsets, order, values);
+            let (tokens, offsets) =
+                (in_order(&batch.offsets, order, &batch.tokens), offsets_in_order(&batch.offsets, order));
+            let (weights_n, advantages_n, old_logprobs_n) = (&pick(weights), &pick(&advantages), &pick(&batch.old));
+            let arrays = Batch { tokens_n: &tokens, offsets: &offsets, weights_n, advantages_n, old_logprobs_n };
+            let mut trainer = Trainer::new(&model, options).unwrap();
+            let report = trainer.forward_backward_against(&model, &pick(&batch.reference), &arrays, loss).unwrap();
+            (report, trainer.gradients().iter().map(flat).collect::<Vec<_>>())
+        };
+        let forward: Vec<usize> = (0..batch.sequences).collect();
+        let backward: Vec<usize> = (0..batch.sequences).rev().collect();
+        let supervised: Vec<f32> =
+            gspo_slopes(&batch, &weights, &advantages, &new, &grpo).into_iter().map(|slope| -slope).collect();
+        let (_, wanted) = gradients_of(OPTIONS[0], &forward, &Loss::Nll { temperature: 1.0 }, &supervised);
+        let (first, _) = gradients_of(OPTIONS[0], &forward, &Loss::Grpo(grpo), &weights);
+        let clipped = first.clip_low_fraction + first.clip_high_fraction;
+        assert!(clipped > 0.0 && clipped < 1.0, "{clipped} of the tokens are clipped: the case shows too little");
+        for options in OPTIONS {
+            for order in [&forward, &backward] {
+                let (report, got) = gradients_of(options, order, &Loss::Grpo(grpo), &weights);
+                largest_difference(&got, &wanted, &format!("{options:?} {order:?}"));
+                close(report.loss, first.loss, 1e-7, "loss");
+            }
+        }
+    });
+}
+
+fn in_order<T: Copy>(offsets: &[u32], order: &[usize], values: &[T]) -> Vec<T> {
+    order.iter().flat_map(|s| values[offsets[*s] as usize..offsets[s + 1] as usize].iter().copied()).collect()
+}
+
+fn offsets_in_order(offsets: &[u32], order: &[usize]) -> Vec<u32> {
+    let lengths = order.iter().map(|s| offsets[s + 1] - offsets[*s]);
+    std::iter::once(0)
+        .chain(lengths.scan(0, |end, length| {
+            *end += length;
+            Some(*end)
+        }))
+        .collect()
 }

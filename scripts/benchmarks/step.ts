@@ -15,9 +15,13 @@ const TEMPERATURE = 1;
 /** As bench_trl.py's: beta 0.04, TRL's clipping; its KL has the ratio correction. */
 const LOSS: LossOptions = {
   kind: "grpo",
+  surrogate: "clip",
+  importance_sampling_level: "token",
   clip_low: 0.2,
   clip_high: 0.2,
+  delta: null,
   kl_coef: 0.04,
+  kl_estimator: "k3",
   kl_ratio_correction: true,
   anchor: "base",
   entropy_coef: 0,

@@ -21,19 +21,10 @@ const LATER: readonly {
     refused: (value) => typeof value === "number" && value > 1,
     sentence: "several processes are not in this release; set it to 1",
   },
-  {
-    option: "loss_type",
-    refused: oneOf("gspo", "cispo"),
-    sentence: "gspo and cispo are not in this release; use grpo, dr_grpo, dapo or bnpo",
-  },
 ];
 
 /** Throws when an option asks for what a later release brings. `where` names the flag or the file's field. */
 export function refuseLaterFeatures(option: string, value: unknown, where: string): void {
   const later = LATER.find((entry) => entry.option === option && entry.refused(value));
   if (later !== undefined) throw new UserError(where, later.sentence);
-}
-
-function oneOf(...values: readonly string[]): (value: unknown) => boolean {
-  return (value) => typeof value === "string" && values.includes(value);
 }

@@ -114,6 +114,83 @@ const METHOD_RULES: readonly Rule[] = [
   ),
 ];
 
+const LOSS_RULES: readonly Rule[] = [
+  rule(
+    "clip_range_high",
+    ({ loss_type, clip_range_high }) =>
+      loss_type === "cispo" &&
+      clip_range_high === null &&
+      "loss_type cispo needs it: how far an importance weight may exceed 1, such as 4",
+  ),
+  rule(
+    "importance_sampling_level",
+    ({ loss_type, importance_sampling_level }) =>
+      loss_type === "gspo" &&
+      importance_sampling_level === "token" &&
+      "loss_type gspo is grpo with the ratio of the sequence; use loss_type grpo for that of the token",
+  ),
+  rule(
+    "delta",
+    ({ loss_type, delta }) =>
+      loss_type === "cispo" && delta !== null && "is not used by loss_type cispo, whose weights clip_range_high bounds",
+  ),
+  rule("delta", ({ delta, clip_range, clip_range_high }) => {
+    const high = 1 + (clip_range_high ?? clip_range);
+    return delta !== null && delta <= high && `must be above 1 + clip_range_high, which is ${high}`;
+  }),
+  rule(
+    "kl_in_reward",
+    ({ kl_in_reward, kl_coef }) => kl_in_reward && kl_coef === 0 && "needs a kl_coef above 0 to weigh the KL",
+  ),
+  rule(
+    "kl_ratio_correction",
+    ({ kl_in_reward, kl_ratio_correction }) =>
+      kl_in_reward && kl_ratio_correction && "is for a KL in the loss; with kl_in_reward leave it false",
+  ),
+  rule(
+    "kl_estimator",
+    ({ kl_estimator, kl_coef, kl_in_reward, kl_ratio_correction }) =>
+      kl_estimator === "k1" &&
+      kl_coef > 0 &&
+      !kl_in_reward &&
+      !kl_ratio_correction &&
+      "the gradient of k1 in the loss is zero on average; set kl_in_reward or kl_ratio_correction, or use k2 or k3",
+  ),
+  rule(
+    "credit_assignment",
+    ({ credit_assignment, malformed_call_penalty, kl_in_reward }) =>
+      credit_assignment === "turn" &&
+      malformed_call_penalty === 0 &&
+      !kl_in_reward &&
+      "turn needs rewards that belong to turns; set malformed_call_penalty or kl_in_reward, or use trajectory",
+  ),
+  rule(
+    "soft_punish_cache",
+    ({ max_completion_len, soft_punish_cache }) =>
+      (max_completion_len === null) !== (soft_punish_cache === null) &&
+      "goes together with max_completion_len: set both, or neither",
+  ),
+  rule(
+    "soft_punish_cache",
+    ({ max_completion_len, soft_punish_cache }) =>
+      max_completion_len !== null &&
+      soft_punish_cache !== null &&
+      soft_punish_cache > max_completion_len &&
+      `must not exceed max_completion_len ${max_completion_len}`,
+  ),
+  rule(
+    "num_iterations",
+    ({ cl_algorithm, num_iterations, num_mini_batches }) =>
+      cl_algorithm === "si" &&
+      num_iterations * num_mini_batches > 1 &&
+      "cl_algorithm si follows the path of one update a step; set num_iterations and num_mini_batches to 1",
+  ),
+  rule("num_mini_batches", ({ num_mini_batches, ...config }) => {
+    const tasks = config.batch_size_per_gpu * config.gradient_accumulation_steps * config.nproc_per_node;
+    return num_mini_batches > tasks && `a step has ${tasks} tasks, too few for ${num_mini_batches} mini-batches`;
+  }),
+];
+
 const TRAINING_RULES: readonly Rule[] = [
   rule(
     "temperature",
@@ -127,6 +204,7 @@ const TRAINING_RULES: readonly Rule[] = [
     (config) => config.num_samples_per_prompt < 2 && "must be at least 2: advantages compare the rollouts of a task",
   ),
   rule("clip_range", ({ clip_range }) => clip_range >= 1 && `must be below 1, got ${clip_range}`),
+  ...LOSS_RULES,
   ...METHOD_RULES,
 ];
 

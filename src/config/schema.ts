@@ -122,25 +122,92 @@ const sampling = {
 
 const grpo = {
   num_samples_per_prompt: count(1, 4, "Rollouts per task (the group); at least 2 in training."),
-  loss_type: choice(["grpo", "dr_grpo", "dapo", "bnpo"], "grpo", "How the loss is normalised over tokens, as in TRL."),
+  dynamic_sampling: flag(
+    false,
+    "Leave groups whose rewards are all equal out of the update, and sample as many further tasks of the domain instead (DAPO).",
+  ),
+  dynamic_sampling_rounds_max: count(
+    2,
+    4,
+    "`dynamic_sampling`: rounds of sampling in a step, the first one included; then the step goes on with what it has.",
+  ),
+  num_iterations: count(1, 1, "Passes over the rollouts of a step (µ in GRPO); their log-probabilities stay fixed."),
+  num_mini_batches: count(1, 1, "Updates of a pass: the step's tasks are dealt out to so many mini-batches."),
+  loss_type: choice(
+    ["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"],
+    "grpo",
+    "How the loss is normalised over tokens, as in TRL; gspo = grpo with the ratio of the sequence, cispo = clipped importance weights, normalised as dapo.",
+  ),
+  importance_sampling_level: maybe(
+    v.pipe(
+      v.picklist(["token", "sequence"]),
+      v.description("Ratio of the token, or of its sequence (GSPO); null = sequence for gspo, else token."),
+    ),
+  ),
   scale_rewards: choice(
     ["group", "batch", "none"],
     "group",
     "Divide advantages by the standard deviation of the group, of the batch, or not at all.",
   ),
-  clip_range: above(0, 0.2, "Clipping of the probability ratio, below 1."),
-  clip_range_high: maybe(v.pipe(v.number(), v.gtValue(0), v.description("Clipping above 1; null = clip_range."))),
-  kl_coef: atLeast(0, 0.1, "Weight of the KL divergence (k3) from the anchor."),
+  advantage_baseline: choice(
+    ["group_mean", "leave_one_out"],
+    "group_mean",
+    "Subtract the mean reward of the group, or that of the other rollouts (RLOO).",
+  ),
+  credit_assignment: choice(
+    ["trajectory", "turn"],
+    "trajectory",
+    "One advantage for a conversation, or one for each turn from what it and later turns earn; tau2's reward belongs to the whole, penalties and KL in the reward to turns.",
+  ),
+  clip_range: above(0, 0.2, "Clipping of the probability ratio, below 1; not used by cispo."),
+  clip_range_high: maybe(
+    v.pipe(
+      v.number(),
+      v.gtValue(0),
+      v.description("Clipping above 1; null = clip_range. cispo needs it (TRL's epsilon_high of 5 is 4 here)."),
+    ),
+  ),
+  delta: maybe(
+    v.pipe(
+      v.number(),
+      v.gtValue(1),
+      v.description("Bound on the ratio where the advantage is negative (dual clip); null = none."),
+    ),
+  ),
+  kl_coef: atLeast(0, 0.1, "Weight of the KL divergence from the anchor."),
   kl_anchor: choice(
     ["base", "previous_task"],
     "base",
     "What the KL is measured against: the model before training, or the policy at the end of the previous domain.",
+  ),
+  kl_estimator: choice(
+    ["k1", "k2", "k3"],
+    "k3",
+    "With d = log π_anchor − log π: k1 = −d, k2 = d²/2, k3 = exp(d) − d − 1.",
+  ),
+  kl_in_reward: flag(
+    false,
+    "Take kl_coef × KL, summed over the tokens, from the reward instead of adding it to the loss.",
   ),
   kl_ratio_correction: flag(
     false,
     "Multiply the KL by the probability ratio, as TRL does with several updates a batch.",
   ),
   entropy_coef: atLeast(0, 0, "Weight of an entropy bonus."),
+  mask_truncated_completions: flag(
+    false,
+    "Keep conversations that max_new_tokens, max_steps or the context window cut out of the loss.",
+  ),
+  max_completion_len: maybe(
+    whole(
+      1,
+      "Overlong penalty (DAPO): sampled tokens of a conversation from which on its reward is 1 lower; null = off.",
+    ),
+  ),
+  soft_punish_cache: maybe(
+    whole(1, "Overlong penalty: it grows from 0 over so many tokens before max_completion_len."),
+  ),
+  malformed_call_penalty: atLeast(0, 0, "Taken from the reward for every turn whose tool call cannot be parsed."),
 };
 
 const optimizer = {

@@ -85,6 +85,7 @@ export interface LossSums {
   entropy: number;
   clipped_low: number;
   clipped_high: number;
+  clipped_dual: number;
   logprob_diff_max: number;
   readonly gradient_D: Float64Array;
 }
@@ -96,6 +97,7 @@ export const noLoss = (): LossSums => ({
   entropy: 0,
   clipped_low: 0,
   clipped_high: 0,
+  clipped_dual: 0,
   logprob_diff_max: 0,
   gradient_D: new Float64Array(WEIGHTS),
 });
@@ -107,27 +109,45 @@ interface Position {
   readonly weight: number;
 }
 
+type GrpoLoss = Extract<LossOptions, { readonly kind: "grpo" }>;
+
+interface Models<Options extends LossOptions = LossOptions> {
+  readonly policy: Softmax;
+  readonly anchor: Softmax | null;
+  readonly options: Options;
+}
+
 /** Of the sequences from `first` to `last` (excluded), added to `sums`. */
 export function addLoss(
   sums: LossSums,
   batch: TrainingBatch,
-  models: { readonly policy: Softmax; readonly anchor: Softmax | null; readonly options: LossOptions },
+  models: Models,
   [first, last]: readonly [number, number] = [0, batch.offsets.length - 1],
 ): void {
-  for (let n = batch.offsets[first] ?? 0; n < (batch.offsets[last] ?? 0); n++) {
-    const weight = batch.weights_N[n] as number;
-    if (weight === 0) continue;
-    const position = { n, previous: batch.tokens_N[n - 1] as number, token: batch.tokens_N[n] as number, weight };
-    sums.loss_tokens += 1;
-    addTokenLoss(sums, batch, position, models);
+  for (let s = first; s < last; s++) {
+    const positions = inLoss(batch, s);
+    sums.loss_tokens += positions.length;
+    const { options } = models;
+    if (options.kind === "grpo") addGrpo(sums, batch, positions, { ...models, options });
+    else for (const position of positions) addTokenLoss(sums, batch, position, { ...models, options });
   }
+}
+
+/** Tokens of a sequence with a weight. */
+function inLoss({ tokens_N, weights_N, offsets }: TrainingBatch, sequence: number): Position[] {
+  const positions: Position[] = [];
+  for (let n = offsets[sequence] ?? 0; n < (offsets[sequence + 1] ?? 0); n++) {
+    const weight = weights_N[n] as number;
+    if (weight !== 0) positions.push({ n, previous: tokens_N[n - 1] as number, token: tokens_N[n] as number, weight });
+  }
+  return positions;
 }
 
 function addTokenLoss(
   sums: LossSums,
   batch: TrainingBatch,
   position: Position,
-  { policy, anchor, options }: { policy: Softmax; anchor: Softmax | null; options: LossOptions },
+  { policy, anchor, options }: Models<Exclude<LossOptions, GrpoLoss>>,
 ): void {
   switch (options.kind) {
     case "nll":
@@ -142,8 +162,6 @@ function addTokenLoss(
     case "output_norm":
       addOutputNorm(sums, position, policy);
       break;
-    default:
-      addGrpo(sums, batch, position, { policy, anchor, options });
   }
 }
 
@@ -189,37 +207,73 @@ function addOutputNorm(sums: LossSums, { previous, weight }: Position, policy: S
   }
 }
 
+/** One sequence. What flows through the ratio goes to its own token, or in equal parts to all of the sequence. */
 function addGrpo(
   sums: LossSums,
   batch: TrainingBatch,
-  { n, previous, token, weight }: Position,
-  {
-    policy,
-    anchor,
-    options,
-  }: { policy: Softmax; anchor: Softmax | null; options: Extract<LossOptions, { readonly kind: "grpo" }> },
+  positions: readonly Position[],
+  { policy, anchor, options }: Models<GrpoLoss>,
 ): void {
-  const advantage = batch.advantages_N[n] as number;
+  const whole = options.importance_sampling_level === "sequence";
+  const changes = positions.map(
+    ({ n, previous, token }) => policy.logprob(previous, token) - (batch.old_logprobs_N[n] as number),
+  );
+  const terms = positions.map((position, i) => {
+    const ratio = Math.exp(whole ? mean(changes) : (changes[i] as number));
+    return addGrpoToken(
+      sums,
+      { ...position, ratio, advantage: batch.advantages_N[position.n] as number },
+      { policy, anchor, options },
+    );
+  });
+  const flow = mean(terms.map(({ through_ratio }) => through_ratio));
+  for (const [i, { previous, token, weight }] of positions.entries()) {
+    const { direct, through_ratio } = terms[i] as GrpoSlopes;
+    policy.addScore(sums.gradient_D, previous, token, direct + (whole ? flow : through_ratio));
+    sums.entropy += addEntropy(sums, previous, weight * options.entropy_coef, policy);
+    sums.logprob_diff_max = Math.max(sums.logprob_diff_max, Math.abs(changes[i] as number));
+  }
+}
+
+const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+/** In the token's log-probability at a fixed ratio, and in the ratio's logarithm. */
+interface GrpoSlopes {
+  readonly direct: number;
+  readonly through_ratio: number;
+}
+
+function addGrpoToken(
+  sums: LossSums,
+  { previous, token, weight, ratio, advantage }: Position & { readonly ratio: number; readonly advantage: number },
+  { policy, anchor, options }: Models<GrpoLoss>,
+): GrpoSlopes {
   const logprob = policy.logprob(previous, token);
-  const change = logprob - (batch.old_logprobs_N[n] as number);
-  const ratio = Math.exp(change);
-  const clipped = Math.min(Math.max(ratio, 1 - options.clip_low), 1 + options.clip_high);
-  const is_clipped = clipped * advantage < ratio * advantage;
-  sums.loss -= weight * Math.min(ratio * advantage, clipped * advantage);
-  let slope = is_clipped ? 0 : -ratio * advantage;
-  if (is_clipped && advantage < 0) sums.clipped_low += 1;
-  if (is_clipped && advantage > 0) sums.clipped_high += 1;
+  const [low, high] = [1 - options.clip_low, 1 + options.clip_high];
+  if (options.surrogate === "clip" && ratio < low && advantage < 0) sums.clipped_low += 1;
+  if (ratio > high && advantage > 0) sums.clipped_high += 1;
+  if (options.delta !== null && ratio > options.delta && advantage < 0) sums.clipped_dual += 1;
+  let [direct, through_ratio] = [0, 0];
+  if (options.surrogate === "cispo") {
+    direct = -Math.min(ratio, high) * advantage;
+    sums.loss += weight * direct * logprob;
+  } else {
+    const bounded = Math.min(ratio, options.delta ?? ratio);
+    const clipped = Math.min(Math.max(ratio, low), high) * advantage;
+    sums.loss -= weight * Math.min(bounded * advantage, clipped);
+    through_ratio = clipped < bounded * advantage || bounded < ratio ? 0 : -ratio * advantage;
+  }
   if (anchor !== null) {
     const d = anchor.logprob(previous, token) - logprob;
-    const k3 = Math.exp(d) - d - 1;
+    const value = { k1: -d, k2: (d * d) / 2, k3: Math.exp(d) - d - 1 }[options.kl_estimator];
+    const slope = { k1: 1, k2: -d, k3: 1 - Math.exp(d) }[options.kl_estimator];
     const factor = options.kl_ratio_correction ? ratio : 1;
-    sums.kl += k3;
-    sums.loss += weight * options.kl_coef * factor * k3;
-    slope += options.kl_coef * (factor * (1 - Math.exp(d)) + (options.kl_ratio_correction ? ratio * k3 : 0));
+    sums.kl += factor * value;
+    sums.loss += weight * options.kl_coef * factor * value;
+    direct += options.kl_coef * factor * slope;
+    through_ratio += options.kl_ratio_correction ? options.kl_coef * ratio * value : 0;
   }
-  policy.addScore(sums.gradient_D, previous, token, weight * slope);
-  sums.entropy += addEntropy(sums, previous, weight * options.entropy_coef, policy);
-  sums.logprob_diff_max = Math.max(sums.logprob_diff_max, Math.abs(change));
+  return { direct: weight * direct, through_ratio: weight * through_ratio };
 }
 
 /** Loss and gradient of -factor · H; returns H. */

@@ -210,6 +210,7 @@ class ScriptedPolicy implements FakePolicy {
       entropy_mean: mean(sums.entropy),
       clip_low_fraction: mean(sums.clipped_low),
       clip_high_fraction: mean(sums.clipped_high),
+      dual_clip_fraction: mean(sums.clipped_dual),
       logprob_diff_max: sums.logprob_diff_max,
       computed_tokens: batch.tokens_N.length,
       ...this.#options.gradientReport,

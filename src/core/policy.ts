@@ -108,11 +108,20 @@ export interface StoredDistributions {
 
 export type LossOptions =
   | {
-      /** ℓ = -min(r·A, clip(r, 1-clip_low, 1+clip_high)·A) + kl_coef·k3 (times r when kl_ratio_correction, as TRL does). */
+      /** ℓ = surrogate(r, A) + kl_coef·KL(π ‖ anchor) - entropy_coef·H; formulas and sources in core-rs/src/train/loss.rs. */
       readonly kind: "grpo";
+      /** `clip`: -min(r·A, clip(r, 1-clip_low, 1+clip_high)·A). `cispo`: -stop_gradient(min(r, 1+clip_high))·A·log π. */
+      readonly surrogate: "clip" | "cispo";
+      /** r of the token, or exp(mean of its logarithm over the sequence's tokens in the loss). */
+      readonly importance_sampling_level: "token" | "sequence";
       readonly clip_low: number;
       readonly clip_high: number;
+      /** Bound on r where A < 0, above 1 + clip_high (`clip` only); null = none. */
+      readonly delta: number | null;
       readonly kl_coef: number;
+      /** With d = log π_anchor - log π: k1 = -d, k2 = d²/2, k3 = exp(d) - d - 1. */
+      readonly kl_estimator: "k1" | "k2" | "k3";
+      /** KL times r. */
       readonly kl_ratio_correction: boolean;
       /** Frozen model that the KL is measured against; needed when kl_coef > 0 (with kl_coef 0 and an anchor, KL is only measured). */
       readonly anchor: ModelName | null;
@@ -148,7 +157,10 @@ export interface GradientReport {
   readonly kl_mean: number;
   readonly entropy_mean: number;
   readonly clip_low_fraction: number;
+  /** With `cispo`: whose weight was clipped, where A > 0. */
   readonly clip_high_fraction: number;
+  /** Whose r met delta, where A < 0. */
+  readonly dual_clip_fraction: number;
   /** Largest |recomputed - recorded| log-probability. */
   readonly logprob_diff_max: number;
   /** Tokens that were really computed, after sharing prefixes. */

@@ -6,17 +6,23 @@
 
 /** Of one training step. */
 export const TRAIN_METRICS = {
-  "train/loss": "Loss of the step: policy term plus kl_coef times KL.",
+  "train/loss": "Loss of the step: policy term plus kl_coef times KL; mean over its updates.",
   "train/penalty": "What the method added to the loss (EWC's quadratic, a distillation, …); null: nothing.",
-  "train/kl": "KL (k3) to the anchor, mean over tokens in the loss; 0 when not measured.",
+  "train/kl":
+    "KL (kl_estimator) to the anchor, mean over tokens in the loss (in the reward: over all sampled ones); 0 when not measured.",
   "train/entropy": "Entropy of the policy, mean over tokens in the loss.",
-  "train/grad_norm": "Global gradient norm before clipping; null when it was not finite.",
+  "train/grad_norm":
+    "Global gradient norm before clipping, mean over the step's updates; null when one was not finite.",
   "train/learning_rate": "Of this step, warm-up included.",
-  "train/clip_low_fraction": "Share of tokens whose ratio was clipped below.",
-  "train/clip_high_fraction": "Share of tokens whose ratio was clipped above.",
-  "train/logprob_diff_max": "Largest difference between recorded and recomputed log-probability.",
-  "train/loss_tokens": "Tokens in the loss.",
+  "train/clip_low_fraction": "Share of tokens whose ratio was clipped below (their own, or their sequence's).",
+  "train/clip_high_fraction":
+    "Share of tokens whose ratio was clipped above; with cispo, whose weight was, where the advantage is positive.",
+  "train/dual_clip_fraction": "Share of tokens whose ratio met delta, where the advantage is negative.",
+  "train/logprob_diff_max":
+    "Largest difference between recorded and recomputed log-probability, before the step's first update.",
+  "train/loss_tokens": "Tokens in the loss, of all updates of the step.",
   "train/computed_tokens": "Tokens that were computed, after sharing prefixes.",
+  "train/updates": "Optimizer updates of the step that moved the weights.",
   "train/skipped": "1 when the weights did not move: gradient not finite, or nothing to learn from.",
   "rollout/reward_mean": "Mean reward, current domain.",
   "rollout/reward_max": "Largest reward, current domain.",
@@ -24,6 +30,10 @@ export const TRAIN_METRICS = {
   "rollout/pass_rate": "Share of rewards above 0.5, current domain.",
   "rollout/groups": "Groups, current domain.",
   "rollout/groups_tied": "Groups whose rewards are all equal, current domain: no gradient from these.",
+  "rollout/groups_refilled": "Groups sampled in place of tied ones (dynamic_sampling); counted among the groups.",
+  "rollout/masked": "Rollouts kept out of the loss because a limit cut them (mask_truncated_completions).",
+  "rollout/penalty_mean":
+    "Mean of what penalties and KL in the reward took from a reward, over the rollouts of the update.",
   "rollout/replay_groups": "Groups replayed from earlier domains.",
   "rollout/replay_groups_tied": "Replayed groups whose rewards are all equal.",
   "rollout/replay_reward_mean": "Mean reward of replayed groups; null without any.",

@@ -16,6 +16,8 @@ export interface AgentCounts {
   agent_turns: number;
   /** Turns with a tool call that could not be read. */
   malformed_calls: number;
+  /** Which turns these were, counted from 0. */
+  malformed_turns: readonly number[];
   /** Turns cut by max_new_tokens. */
   truncated_turns: number;
 }
@@ -29,7 +31,7 @@ export const MALFORMED_CALL = "malformed_tool_call";
 
 export function policyAgent(options: PolicyAgentOptions): PolicyAgent {
   const { dialogue, systemPrompt, toolFormat, malformed_calls } = options;
-  const counts: AgentCounts = { agent_turns: 0, malformed_calls: 0, truncated_turns: 0 };
+  const counts: AgentCounts = { agent_turns: 0, malformed_calls: 0, malformed_turns: [], truncated_turns: 0 };
 
   async function reply(incoming: readonly Message[]): Promise<Reply | EndOfConversation> {
     const system: ChatMessage[] = counts.agent_turns === 0 ? [{ role: "system", content: systemPrompt }] : [];
@@ -40,6 +42,7 @@ export function policyAgent(options: PolicyAgentOptions): PolicyAgent {
     const { content, calls, malformed } = parseReply(text, toolFormat);
     if (malformed !== null) {
       counts.malformed_calls += 1;
+      counts.malformed_turns = [...counts.malformed_turns, counts.agent_turns - 1];
       if (malformed_calls === "error_to_agent") {
         return toolCalls([{ name: MALFORMED_CALL, arguments: { text, problem: malformed } }]);
       }

@@ -35,6 +35,8 @@ export interface CollectOptions {
   readonly phase: "train" | "eval";
   /** Counted over the whole run, so that no two steps share a stream; evaluations ignore it. */
   readonly step: number;
+  /** Of the step's sampling (`dynamic_sampling`), from 0; each has streams of its own. */
+  readonly round?: number;
   /** Rollouts per task. */
   readonly samples: number;
   /** Not asked in solo mode. */
@@ -145,8 +147,10 @@ function rolloutStarter(policy: Policy, options: CollectOptions & { readonly sig
   return start;
 }
 
-function phaseStream({ phase, step, config }: CollectOptions): Rng {
-  return phase === "train" ? Rng.from(config.seed).fork("train", step) : Rng.from(config.eval_seed).fork("eval");
+function phaseStream({ phase, step, round = 0, config }: CollectOptions): Rng {
+  if (phase === "eval") return Rng.from(config.eval_seed).fork("eval");
+  const stream = Rng.from(config.seed).fork("train", step);
+  return round === 0 ? stream : stream.fork("round", round);
 }
 
 function samplingOf(policy: Policy, { phase, config }: CollectOptions): SamplingOptions {

@@ -25,6 +25,8 @@ export interface Rollout {
   readonly tool_errors: number;
   /** Turns whose tool call could not be parsed. */
   readonly malformed_calls: number;
+  /** Which turns these were, counted from 0. */
+  readonly malformed_turns: readonly number[];
   /** Turns cut by max_new_tokens. */
   readonly truncated_turns: number;
   /** Did the task's golden run write to the database? */

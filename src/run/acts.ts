@@ -74,7 +74,7 @@ export async function recordStep(run: Run, { batches, ...facts }: StepRecord): P
   const tied = tiedLine(row);
   if (tied !== null) run.reporter.line(tied);
   if (step + 1 === Math.min(VARYING_GROUPS_STEPS, experience.steps)) warnWhenNothingVaries(run, row);
-  if (update.outcome === "updated") run.policy_version += 1;
+  run.policy_version += update.updates;
   run.nonfinite_steps = update.outcome === "nonfinite_gradient" ? run.nonfinite_steps + 1 : 0;
   if (update.outcome === "nonfinite_gradient") await reportNonfinite(run, row, batches);
 }

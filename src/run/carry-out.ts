@@ -186,7 +186,8 @@ function passesOf(
   switch (loss.kind) {
     case "reference": {
       const reference = groups.filter(({ use }) => use === "reference");
-      const { batches } = packBatches(reference, { ...config, completion_tokens_max: config.max_new_tokens });
+      const whole = { ...config, num_mini_batches: 1, completion_tokens_max: config.max_new_tokens };
+      const batches = packBatches(reference, whole).mini_batches.flat();
       return batches.map((batch) => ({ batch: scaled(batch, strength), options: lossOptions(config, anchor) }));
     }
     case "distill": {

@@ -29,14 +29,15 @@ export class Rollouts {
     this.#options = options;
   }
 
-  /** `step` counts over the whole run: no two steps share a random stream. */
+  /** `step` counts over the whole run: no two steps share a random stream, nor two rounds of one. */
   train(
     planned: readonly PlannedTask[],
-    { step, ...facts }: RolloutFacts & { readonly step: number },
+    { step, round, ...facts }: RolloutFacts & { readonly step: number; readonly round: number },
   ): Promise<Group[]> {
     return this.#collect(planned, {
       ...facts,
       step,
+      round,
       phase: "train",
       samples: this.#options.config.num_samples_per_prompt,
     });
@@ -64,7 +65,7 @@ export class Rollouts {
 
   #collect(
     planned: readonly PlannedTask[],
-    { label, ...how }: RolloutFacts & Pick<CollectOptions, "step" | "phase" | "samples">,
+    { label, ...how }: RolloutFacts & Pick<CollectOptions, "step" | "round" | "phase" | "samples">,
     config = this.#options.config,
   ): Promise<Group[]> {
     const { policy, makeUser, makeJudge, times, reporter, signal } = this.#options;

@@ -1,32 +1,42 @@
 /** What metrics.jsonl says about a step. */
 import type { Experience } from "../curriculum/experience.ts";
 import { isTied } from "../grpo/advantage.ts";
+import type { PackReport } from "../grpo/batch.ts";
 import { PASS_REWARD_MIN } from "../metrics/names.ts";
 import type { TrainRow } from "../metrics/rows.ts";
 import { countStops, scored } from "../metrics/score.ts";
 import type { Group, Rollout } from "../rollout/types.ts";
-import type { Update } from "./update.ts";
+import type { StepUpdate } from "./updates.ts";
 
 export interface StepFacts {
   readonly experience: Experience;
   readonly step: number;
   readonly groups: readonly Group[];
-  readonly update: Update;
+  /** Groups sampled in place of tied ones. */
+  readonly refilled: number;
+  readonly packing: PackReport;
+  /** Mean KL of the sampled tokens, where it is in the reward. */
+  readonly reward_kl: number | null;
+  readonly update: StepUpdate;
 }
 
-export function trainRow({ experience, step, groups, update }: StepFacts): TrainRow {
+export function trainRow({ experience, step, groups, refilled, packing, reward_kl, update }: StepFacts): TrainRow {
   return {
     kind: "train",
     task_idx: experience.index,
     domain: experience.domain,
     step,
     ...updateMetrics(update),
+    ...(reward_kl === null ? {} : { "train/kl": finite(reward_kl) }),
     ...rewardMetrics(groups),
+    "rollout/groups_refilled": refilled,
+    "rollout/masked": packing.masked_rollouts,
+    "rollout/penalty_mean": packing.penalty_mean,
     ...conductMetrics(groups.filter(({ use }) => use !== "stored").flatMap((group) => group.rollouts)),
   };
 }
 
-const updateMetrics = (update: Update) => ({
+const updateMetrics = (update: StepUpdate) => ({
   "train/loss": finite(update.loss),
   "train/penalty": update.penalty === null ? null : finite(update.penalty),
   "train/kl": finite(update.kl),
@@ -35,10 +45,12 @@ const updateMetrics = (update: Update) => ({
   "train/learning_rate": update.learning_rate,
   "train/clip_low_fraction": finite(update.clip_low_fraction),
   "train/clip_high_fraction": finite(update.clip_high_fraction),
+  "train/dual_clip_fraction": finite(update.dual_clip_fraction),
   "train/logprob_diff_max": finite(update.logprob_diff_max),
   "train/loss_tokens": update.loss_tokens,
   "train/computed_tokens": update.computed_tokens,
-  "train/skipped": update.outcome === "updated" ? 0 : 1,
+  "train/updates": update.updates,
+  "train/skipped": update.updates > 0 ? 0 : 1,
 });
 
 function rewardMetrics(groups: readonly Group[]) {

@@ -1,21 +1,24 @@
 /**
  * The loop: GRPO on one domain of `task_order` after the other, evaluated on all of them before training and after each
- * one. A step is one optimizer update on batch × accumulation tasks. Everything called here returns a value.
+ * one. A step is one optimizer update, or a few, on batch × accumulation tasks. Everything called here returns a value.
  */
 import type { StepContext } from "../cl/method.ts";
 import type { RunConfig } from "../config/schema.ts";
 import type { Experience } from "../curriculum/experience.ts";
 import { packBatches } from "../grpo/batch.ts";
+import { meanKl, type TokenKl, tokenKl } from "../grpo/kl.ts";
 import type { MetricsRow } from "../metrics/rows.ts";
 import { BudgetError } from "../rollout/budget.ts";
-import { asInterruption } from "./abort.ts";
+import type { Group } from "../rollout/types.ts";
+import { asInterruption, orAborted } from "./abort.ts";
 import { beginExperience, close, endExperience, evaluateAll, evaluateCurrent, recordStep, save } from "./acts.ts";
 import { closeResumable, markResumable, stopForBudget } from "./budget-stop.ts";
 import { carryOut } from "./carry-out.ts";
 import { openRun, type Run, timed } from "./run.ts";
 import type { Session } from "./session.ts";
 import { stepGroups } from "./step-groups.ts";
-import { gradientStep, learningRate } from "./update.ts";
+import { learningRate } from "./update.ts";
+import { updateOnStep } from "./updates.ts";
 
 export interface TrainResult {
   readonly log_dir: string;
@@ -68,21 +71,37 @@ async function trainStep(run: Run, context: StepContext): Promise<void> {
   const place = { task_idx: experience.index, step };
   const refs = method.augmentBatch({ ...context, ...offered(run, experience) });
   const planned = curriculum.take(refs);
-  const groups = await timed(run, { ...place, phase: "rollout" }, () => stepGroups(run, { refs, planned }, place));
+  const { groups, inLoss, refilled } = await timed(run, { ...place, phase: "rollout" }, () =>
+    stepGroups(run, { refs, planned }, context),
+  );
   const fresh = groups.filter(({ use }) => use !== "stored");
-  const inLoss = groups.filter(({ use }) => use !== "reference");
-  const { batches } = packBatches(inLoss, { ...config, completion_tokens_max: config.max_new_tokens });
+  const kl = await rewardKl(run, inLoss, place);
+  const packed = packBatches(inLoss, { ...config, completion_tokens_max: config.max_new_tokens }, kl);
   const learning_rate = learningRate(stepsSinceReset(config, experience, step), config);
   run.resumable = null;
   const beforeUpdate = () =>
     carryOut(run, method.beforeUpdate({ ...context, groups: fresh }), { ...place, groups: fresh });
   const update = await timed(run, { ...place, phase: "update" }, () =>
-    gradientStep(policy, batches, { config, learning_rate, anchor, beforeUpdate, signal }),
+    updateOnStep(policy, packed.mini_batches, { config, learning_rate, anchor, beforeUpdate, signal }),
   );
   memory.remember(fresh, place);
-  const updated = update.outcome === "updated";
+  const updated = update.updates > 0;
   await carryOut(run, method.afterStep({ ...context, groups: fresh, updated }), { ...place, groups: null });
-  await recordStep(run, { experience, step, groups, update, batches });
+  const facts = { experience, step, groups, refilled, packing: packed.report, reward_kl: meanKl(kl) };
+  await recordStep(run, { ...facts, update, batches: packed.mini_batches.flat() });
+}
+
+/** Empty where the KL is not in the reward. */
+async function rewardKl(
+  run: Run,
+  groups: readonly Group[],
+  place: { readonly task_idx: number; readonly step: number },
+): Promise<TokenKl> {
+  const { config, policy, anchor, signal } = run;
+  if (!config.kl_in_reward || anchor === null) return new Map();
+  return timed(run, { ...place, phase: "reward_kl" }, () =>
+    orAborted(signal, tokenKl(policy, groups, { ...config, anchor })),
+  );
 }
 
 /** What a method may plan with. */

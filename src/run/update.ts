@@ -10,6 +10,7 @@ export interface Update {
   readonly entropy: number;
   readonly clip_low_fraction: number;
   readonly clip_high_fraction: number;
+  readonly dual_clip_fraction: number;
   readonly logprob_diff_max: number;
   readonly loss_tokens: number;
   readonly computed_tokens: number;
@@ -56,14 +57,19 @@ export function learningRate(
   return warmup_steps === 0 ? learning_rate : learning_rate * Math.min(1, (step + 1) / warmup_steps);
 }
 
+/** With `kl_in_reward` no KL is left for the loss, and what there was is measured already. */
 export function lossOptions(config: RunConfig, anchor: ModelName | null): LossOptions {
   return {
     kind: "grpo",
+    surrogate: config.loss_type === "cispo" ? "cispo" : "clip",
+    importance_sampling_level: config.importance_sampling_level ?? (config.loss_type === "gspo" ? "sequence" : "token"),
     clip_low: config.clip_range,
     clip_high: config.clip_range_high ?? config.clip_range,
-    kl_coef: config.kl_coef,
+    delta: config.delta,
+    kl_coef: config.kl_in_reward ? 0 : config.kl_coef,
+    kl_estimator: config.kl_estimator,
     kl_ratio_correction: config.kl_ratio_correction,
-    anchor,
+    anchor: config.kl_in_reward ? null : anchor,
     entropy_coef: config.entropy_coef,
     temperature: config.temperature,
   };
@@ -89,6 +95,7 @@ function combined(reports: readonly GradientReport[]) {
     entropy: mean((report) => report.entropy_mean),
     clip_low_fraction: mean((report) => report.clip_low_fraction),
     clip_high_fraction: mean((report) => report.clip_high_fraction),
+    dual_clip_fraction: mean((report) => report.dual_clip_fraction),
     logprob_diff_max: Math.max(0, ...reports.map((report) => report.logprob_diff_max)),
     loss_tokens: tokens,
     computed_tokens: sum(reports, (report) => report.computed_tokens),

@@ -239,6 +239,35 @@ describe("refusals name what to change", () => {
       "--num_samples_per_prompt 1",
       "--num_samples_per_prompt: must be at least 2: advantages compare the rollouts of a task",
     ],
+    [
+      "--loss_type cispo",
+      "--clip_range_high: loss_type cispo needs it: how far an importance weight may exceed 1, such as 4",
+    ],
+    [
+      "--loss_type gspo --importance_sampling_level token",
+      "--importance_sampling_level: loss_type gspo is grpo with the ratio of the sequence; use loss_type grpo for that of the token",
+    ],
+    [
+      "--loss_type cispo --clip_range_high 4 --delta 6",
+      "--delta: is not used by loss_type cispo, whose weights clip_range_high bounds",
+    ],
+    ["--delta 1.25 --clip_range_high 0.28", "--delta: must be above 1 + clip_range_high, which is 1.28"],
+    ["--kl_in_reward --kl_coef 0", "--kl_in_reward: needs a kl_coef above 0 to weigh the KL"],
+    [
+      "--kl_in_reward --kl_ratio_correction",
+      "--kl_ratio_correction: is for a KL in the loss; with kl_in_reward leave it false",
+    ],
+    [
+      "--kl_estimator k1",
+      "--kl_estimator: the gradient of k1 in the loss is zero on average; set kl_in_reward or kl_ratio_correction, or use k2 or k3",
+    ],
+    [
+      "--credit_assignment turn",
+      "--credit_assignment: turn needs rewards that belong to turns; set malformed_call_penalty or kl_in_reward, or use trajectory",
+    ],
+    ["--max_completion_len 100", "--soft_punish_cache: goes together with max_completion_len: set both, or neither"],
+    ["--max_completion_len 100 --soft_punish_cache 200", "--soft_punish_cache: must not exceed max_completion_len 100"],
+    ["--num_mini_batches 9", "--num_mini_batches: a step has 8 tasks, too few for 9 mini-batches"],
     ["--user.kind openai", "--user.model: user.kind openai needs the model's name"],
     ["--user.base_url http://x", "--user.base_url: is not used by user.kind auto; set --user.kind openai"],
     [

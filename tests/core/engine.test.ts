@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { UserError } from "../../src/base/errors.ts";
 import { EngineError } from "../../src/core/engine.ts";
 import type { LossOptions, Policy, Sampled, SampleRequest, TrainingBatch } from "../../src/core/policy.ts";
+import { grpoLoss } from "../support/loss.ts";
 import { ADAMW, MODELS, modelDirectory, openModel, request } from "./opened.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "grpo-cl-engine-"));
@@ -215,16 +216,7 @@ describe.skipIf(MODELS.length === 0)("weights", () => {
     const logprobs = (model: string) => policy.logprobs(model, { tokens_N, offsets }, { temperature: 1 });
     const old_logprobs_N = await logprobs("policy");
     await policy.weightOp({ op: "snapshot", name: "base" });
-    const grpo: LossOptions = {
-      kind: "grpo",
-      clip_low: 0.2,
-      clip_high: 0.2,
-      kl_coef: 0.1,
-      kl_ratio_correction: false,
-      anchor: "base",
-      entropy_coef: 0,
-      temperature: 1,
-    };
+    const grpo = grpoLoss();
     const batch = { tokens_N, offsets, ...rest, advantages_N: new Float32Array(24).fill(1), old_logprobs_N };
     const atStart = await policy.forwardBackward(batch, grpo);
     expect(atStart).toMatchObject({ kl_mean: 0, loss_tokens: 22, clip_low_fraction: 0, clip_high_fraction: 0 });

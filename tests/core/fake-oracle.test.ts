@@ -3,6 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { type FakePolicy, fakePolicy } from "../../src/core/fake.ts";
 import { feature } from "../../src/core/fake-softmax.ts";
 import type { LossOptions, StoredDistributions, TrainingBatch, WeightOp } from "../../src/core/policy.ts";
+import { grpoLoss } from "../support/loss.ts";
 import { ADAMW } from "./opened.ts";
 
 const VOCAB = 258;
@@ -32,19 +33,13 @@ describe("gradients are those of the loss (central differences)", () => {
     expect(other.weights).not.toEqual(policy.weights);
     return other.topLogprobs("policy", batch(), { temperature: 0.7, k: 5 });
   };
-  const grpo = {
-    kind: "grpo",
-    clip_low: 0.2,
-    clip_high: 0.3,
-    kl_coef: 0.1,
-    kl_ratio_correction: false,
-    anchor: "base",
-    entropy_coef: 0.05,
-    temperature: 0.7,
-  } as const;
+  const grpo = grpoLoss({ clip_high: 0.3, entropy_coef: 0.05, temperature: 0.7 });
   const losses: readonly LossOptions[] = [
     grpo,
     { ...grpo, kl_ratio_correction: true },
+    { ...grpo, kl_estimator: "k1", kl_ratio_correction: true },
+    { ...grpo, kl_estimator: "k2", delta: 1.5 },
+    { ...grpo, importance_sampling_level: "sequence", kl_ratio_correction: true },
     { kind: "nll", temperature: 0.7 },
     { kind: "distill", anchor: "base", temperature: 0.7 },
     { kind: "distill_stored", temperature: 0.7 },

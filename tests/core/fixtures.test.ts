@@ -3,6 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ChatMessage, TrainingBatch } from "../../src/core/policy.ts";
+import { grpoLoss } from "../support/loss.ts";
 import { readSafetensors } from "../support/safetensors.ts";
 import { ADAMW, FIXTURES, MODELS, openModel, request } from "./opened.ts";
 
@@ -117,16 +118,8 @@ describe.skipIf(MODELS.length === 0)("gradient step", () => {
       expect(new Set(withoutKl.map(({ loss_type }) => loss_type)).size).toBe(4);
       using policy = await openModel(model, { prefix_sharing });
       for (const { loss_type, epsilon, epsilon_high, loss, metrics, grad_norm } of withoutKl) {
-        const report = await policy.forwardBackward(trainingBatch(model, loss_type, T), {
-          kind: "grpo",
-          clip_low: epsilon,
-          clip_high: epsilon_high,
-          kl_coef: 0,
-          kl_ratio_correction: false,
-          anchor: null,
-          entropy_coef: 0,
-          temperature: 1,
-        });
+        const options = grpoLoss({ clip_low: epsilon, clip_high: epsilon_high, kl_coef: 0, anchor: null });
+        const report = await policy.forwardBackward(trainingBatch(model, loss_type, T), options);
         expect(Math.abs(report.loss - loss)).toBeLessThan(1e-5);
         expect(Math.abs(report.entropy_mean - (metrics.entropy ?? 0))).toBeLessThan(1e-4);
         expect(report.clip_low_fraction).toBeCloseTo(metrics["clip_ratio/low_mean"] ?? -1, 6);

@@ -144,7 +144,7 @@ test.each([
 test("a turn cut by max_new_tokens still counts as the message, and the next prompt closes it", async () => {
   const { agent, dialogue } = await agentSaying(["Hello there", "Bye"], { max_new_tokens: 5 });
   expect(await agent.reply([user("Hello")])).toEqual({ content: "Hello", tool_calls: null });
-  expect(agent.counts).toEqual({ agent_turns: 1, malformed_calls: 0, truncated_turns: 1 });
+  expect(agent.counts).toEqual({ agent_turns: 1, malformed_calls: 0, malformed_turns: [], truncated_turns: 1 });
   await agent.reply([user("And?")]);
   expect(fakeDecode(dialogue.record().tokens, { skip_special: false })).toContain(
     "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nAnd?<|im_end|>\n",
@@ -186,7 +186,7 @@ test.each([
 ] as const)("malformed_calls %s", async (malformed_calls, expected) => {
   const { agent } = await agentSaying(["<tool_call>{"], { malformed_calls });
   expect(await agent.reply([user("Hello")])).toEqual(expected as never);
-  expect(agent.counts.malformed_calls).toBe(1);
+  expect(agent.counts).toMatchObject({ malformed_calls: 1, malformed_turns: [0] });
 });
 
 test("control tokens in the middle of a turn stay in the record only", async () => {

@@ -13,6 +13,8 @@ import { openRenderer } from "../../src/rollout/renderer.ts";
 import type { Rollout } from "../../src/rollout/types.ts";
 import { CORE_LIBRARY } from "../support/core-library.ts";
 import { lampDomain } from "../support/lamp-domain.ts";
+import { grpoLoss } from "../support/loss.ts";
+import { PLAIN_STEP } from "../support/rollouts.ts";
 import { foldersWith, SHARED } from "../support/shared.ts";
 
 const MODELS = "fixtures/core/models";
@@ -84,16 +86,7 @@ const chatMessage = ({ tool_calls, ...message }: ChatCase["messages"][number]): 
 
 describe.if(ready)("rollouts of a random model", () => {
   const TEMPERATURE = 0.7;
-  const LOSS = {
-    kind: "grpo",
-    clip_low: 0.2,
-    clip_high: 0.2,
-    kl_coef: 0.1,
-    kl_ratio_correction: false,
-    anchor: "base",
-    entropy_coef: 0,
-    temperature: TEMPERATURE,
-  } as const;
+  const LOSS = grpoLoss({ temperature: TEMPERATURE });
   const OPTIMIZER = { learning_rate: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0, max_grad_norm: 1 };
 
   const collect = (policy: Policy) => {
@@ -170,14 +163,13 @@ describe.if(ready)("rollouts of a random model", () => {
         ...group,
         rollouts: group.rollouts.map((rollout) => ({ ...rollout, reward: rollout.sample === 0 ? 1 : 0 })),
       }));
-      const { batches, report } = packBatches(groups, {
+      const { mini_batches, report } = packBatches(groups, {
+        ...PLAIN_STEP,
         loss_type: "dapo",
-        scale_rewards: "group",
         gradient_accumulation_steps: 2,
-        kl_coef: 0.1,
-        entropy_coef: 0,
         completion_tokens_max: 24,
       });
+      const batches = mini_batches.flat();
       let lossTokens = 0;
       for (const batch of batches) {
         const { loss, loss_tokens, kl_mean, logprob_diff_max } = await policy.forwardBackward(batch, LOSS);

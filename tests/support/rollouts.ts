@@ -1,4 +1,5 @@
 /** Rollouts made by hand, for what only looks at tokens and rewards. */
+import type { BatchConfig } from "../../src/grpo/batch.ts";
 import type { Group, Rollout } from "../../src/rollout/types.ts";
 
 export function rolloutOf(fields: Partial<Rollout> = {}): Rollout {
@@ -19,6 +20,7 @@ export function rolloutOf(fields: Partial<Rollout> = {}): Rollout {
     tool_calls: 0,
     tool_errors: 0,
     malformed_calls: 0,
+    malformed_turns: [],
     truncated_turns: 0,
     task_writes: true,
     policy_version: 0,
@@ -31,3 +33,21 @@ export function rolloutOf(fields: Partial<Rollout> = {}): Rollout {
 export function groupOf(rollouts: readonly Rollout[], fields: Partial<Group> = {}): Group {
   return { domain: "shop", task_id: "0", replayed: false, rollouts, ...fields };
 }
+
+/** One update, GRPO as it was published, KL in the loss. */
+export const PLAIN_STEP: BatchConfig = {
+  loss_type: "grpo",
+  scale_rewards: "group",
+  advantage_baseline: "group_mean",
+  credit_assignment: "trajectory",
+  gradient_accumulation_steps: 1,
+  num_mini_batches: 1,
+  kl_coef: 0.1,
+  kl_in_reward: false,
+  entropy_coef: 0,
+  mask_truncated_completions: false,
+  malformed_call_penalty: 0,
+  max_completion_len: null,
+  soft_punish_cache: null,
+  completion_tokens_max: 20,
+};

@@ -3,7 +3,7 @@ use super::sampler::{Sampler, SamplingOptions};
 use crate::error::{Error, Result};
 use crate::model::Dtype;
 use crate::text::{ChatMessage, RenderOptions};
-use crate::train::{AdamW, Batch, Loss, Magnitude, Objective, Stored, WeightOp};
+use crate::train::{AdamW, Batch, Grpo, Loss, Magnitude, Objective, Stored, WeightOp};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
@@ -378,7 +378,7 @@ struct TopLogprobsControl {
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum LossControl {
-    Grpo { clip_low: f32, clip_high: f32, kl_coef: f32, kl_ratio_correction: bool, entropy_coef: f32, temperature: f32 },
+    Grpo(Grpo),
     Nll { temperature: f32 },
     Distill { temperature: f32 },
     DistillStored { temperature: f32 },
@@ -388,9 +388,7 @@ enum LossControl {
 impl From<LossControl> for Objective {
     fn from(control: LossControl) -> Self {
         Objective::Tokens(match control {
-            LossControl::Grpo { clip_low, clip_high, kl_coef, kl_ratio_correction, entropy_coef, temperature } => {
-                Loss::Grpo { clip_low, clip_high, kl_coef, kl_ratio_correction, entropy_coef, temperature }
-            }
+            LossControl::Grpo(grpo) => Loss::Grpo(grpo),
             LossControl::Nll { temperature } => Loss::Nll { temperature },
             LossControl::Distill { temperature } => return Objective::Distill { temperature },
             LossControl::DistillStored { temperature } => return Objective::DistillStored { temperature },

@@ -377,6 +377,7 @@ impl Scheduler {
             "entropy_mean": report.entropy_mean,
             "clip_low_fraction": report.clip_low_fraction,
             "clip_high_fraction": report.clip_high_fraction,
+            "dual_clip_fraction": report.dual_clip_fraction,
             "logprob_diff_max": report.logprob_diff_max,
             "computed_tokens": report.computed_tokens,
         })))

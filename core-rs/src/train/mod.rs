@@ -7,7 +7,7 @@ mod state;
 mod tree;
 mod vectors;
 
-pub use loss::Loss;
+pub use loss::{Grpo, ImportanceSamplingLevel, KlEstimator, Loss, Surrogate};
 pub use objective::{Objective, Stored};
 pub use operation::{Term, WeightOp};
 pub use optimizer::{AdamW, OptimizerReport};
@@ -20,7 +20,7 @@ use crate::kernels::{
 };
 use crate::model::{Gradients, Model};
 use candle_core::{DType, Tensor};
-use loss::{LossToken, TokenLoss, token_loss};
+use loss::{LossToken, TokenLoss, sequence_losses, token_loss};
 use optimizer::Optimizer;
 use std::time::{Duration, Instant};
 use tree::TokenTree;
@@ -48,6 +48,7 @@ pub struct GradientReport {
     pub entropy_mean: f64,
     pub clip_low_fraction: f64,
     pub clip_high_fraction: f64,
+    pub dual_clip_fraction: f64,
     pub logprob_diff_max: f64,
     /// Rows computed, after sharing prefixes.
     pub computed_tokens: u64,
@@ -184,6 +185,7 @@ impl<'a> Pass<'a> {
         report.forward = began.elapsed();
         let rows = gather_rows(model.kernels, &activations.last, &asked.rows)?;
         let (normed, inverse_rms) = model.final_norm(&rows)?;
+        let whole = self.sequence_losses(&normed, &anchored)?;
         let mut totals = Totals::default();
         let head_gradient = model.head_gradient(gradients);
         let d_normed = vocabulary_backward(
@@ -192,7 +194,7 @@ impl<'a> Pass<'a> {
             model.head(),
             &asked.targets,
             head_gradient,
-            |chunk, logits| self.logit_gradient(chunk, logits, &anchored, &mut totals),
+            |chunk, logits| self.logit_gradient(chunk, logits, &anchored, whole.as_deref(), &mut totals),
         )?;
         let d_rows = model.final_norm_backward(&d_normed, &rows, &inverse_rms, gradients)?;
         let mut d_last = Tensor::zeros(activations.last.shape(), DType::F32, activations.last.device())?;
@@ -208,6 +210,7 @@ impl<'a> Pass<'a> {
         chunk: &Chunk,
         logits: Tensor,
         anchored: &Anchored,
+        whole: Option<&[TokenLoss]>,
         totals: &mut Totals,
     ) -> Result<Tensor> {
         let (kernels, batch) = (self.model.kernels, self.batch);
@@ -216,7 +219,8 @@ impl<'a> Pass<'a> {
         let (values, gradient) = match (self.objective, anchored) {
             (Objective::Tokens(loss), _) => {
                 return token_gradient(kernels, chunk, logits, loss.temperature(), |i, new| {
-                    let result = token_loss(&loss, self.loss_token(i, anchored), new);
+                    let result =
+                        whole.map_or_else(|| token_loss(&loss, self.loss_token(i, anchored), new), |losses| losses[i]);
                     totals.add(result, new);
                     result.slope
                 });
@@ -243,6 +247,15 @@ impl<'a> Pass<'a> {
         Ok(gradient)
     }
 
+    /// Where a token's loss depends on its whole sequence, the vocabulary is passed twice: here for the distributions alone.
+    fn sequence_losses(&self, normed: &Tensor, anchored: &Anchored) -> Result<Option<Vec<TokenLoss>>> {
+        let Self { model, asked, objective: Objective::Tokens(loss), .. } = self else { return Ok(None) };
+        let tokens: Vec<LossToken> = (0..asked.tokens.len()).map(|i| self.loss_token(i, anchored)).collect();
+        sequence_losses(loss, &tokens, || {
+            vocabulary_forward(model.kernels, normed, model.head(), &asked.targets, loss.temperature())
+        })
+    }
+
     fn loss_token(&self, i: usize, anchored: &Anchored) -> LossToken {
         let (t, batch) = (self.asked.tokens[i], self.batch);
         let reference_logprob = match anchored {
@@ -254,6 +267,7 @@ impl<'a> Pass<'a> {
             advantage: batch.advantages_n[t],
             old_logprob: batch.old_logprobs_n[t],
             reference_logprob,
+            sequence: batch.offsets.partition_point(|start| *start as usize <= t) - 1,
         }
     }
 }
@@ -367,6 +381,7 @@ struct Totals {
     entropy: f64,
     low: u64,
     high: u64,
+    dual: u64,
     difference: f64,
 }
 
@@ -378,6 +393,7 @@ impl Totals {
         self.entropy += new.entropy as f64;
         self.low += token.clipped_low as u64;
         self.high += token.clipped_high as u64;
+        self.dual += token.clipped_dual as u64;
         self.difference = self.difference.max(token.logprob_difference as f64);
     }
 
@@ -396,6 +412,7 @@ impl Totals {
         report.entropy_mean = self.entropy / n;
         report.clip_low_fraction = self.low as f64 / n;
         report.clip_high_fraction = self.high as f64 / n;
+        report.dual_clip_fraction = self.dual as f64 / n;
         report.logprob_diff_max = self.difference;
     }
 }
