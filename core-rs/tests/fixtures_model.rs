@@ -3,8 +3,8 @@
 use grpo_core::kernels::Kernels;
 use grpo_core::model::{Dtype, Model};
 use grpo_core::train::{
-    AdamW, Batch, GradientReport, Grpo, ImportanceSamplingLevel, KlEstimator, Loss, Surrogate, Trainer, TrainerOptions,
-    distributions,
+    AdamW, Batch, GradientReport, Grpo, ImportanceSamplingLevel, KlEstimator, Loss, PART_ROWS, Surrogate, Trainer,
+    TrainerOptions, distributions,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -311,10 +311,14 @@ fn flat(tensor: &candle_core::Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-const OPTIONS: [TrainerOptions; 3] = [
-    TrainerOptions { gradient_checkpointing: false, prefix_sharing: true },
-    TrainerOptions { gradient_checkpointing: true, prefix_sharing: true },
-    TrainerOptions { gradient_checkpointing: false, prefix_sharing: false },
+const WHOLE: TrainerOptions =
+    TrainerOptions { gradient_checkpointing: false, prefix_sharing: true, part_rows: PART_ROWS };
+const OPTIONS: [TrainerOptions; 5] = [
+    WHOLE,
+    TrainerOptions { gradient_checkpointing: true, ..WHOLE },
+    TrainerOptions { prefix_sharing: false, ..WHOLE },
+    TrainerOptions { part_rows: 8, ..WHOLE },
+    TrainerOptions { part_rows: 8, gradient_checkpointing: true, ..WHOLE },
 ];
 
 #[test]
@@ -591,9 +595,8 @@ fn fixtures_sequence_level_gradients() {
             let (tokens, offsets) =
                 (in_order(&batch.offsets, order, &batch.tokens), offsets_in_order(&batch.offsets, order));
             let (weights_n, advantages_n, old_logprobs_n) = (&pick(weights), &pick(&advantages), &pick(&batch.old));
-            let stored = None;
             let arrays =
-                Batch { tokens_n: &tokens, offsets: &offsets, weights_n, advantages_n, old_logprobs_n, stored };
+                Batch { tokens_n: &tokens, offsets: &offsets, weights_n, advantages_n, old_logprobs_n, stored: None };
             let mut trainer = Trainer::new(&model, options).unwrap();
             let report = trainer.forward_backward_against(&model, &pick(&batch.reference), &arrays, loss).unwrap();
             (report, trainer.gradients().iter().map(flat).collect::<Vec<_>>())

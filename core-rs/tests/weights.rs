@@ -13,7 +13,7 @@ fn model() -> Model {
 }
 
 fn trainer(model: &Model) -> Trainer {
-    Trainer::new(model, TrainerOptions { gradient_checkpointing: false, prefix_sharing: true }).unwrap()
+    Trainer::new(model, TrainerOptions { gradient_checkpointing: false, prefix_sharing: true, part_rows: 4 }).unwrap()
 }
 
 /// Three sequences of a few tokens; the first two share a prefix.

@@ -21,15 +21,30 @@ const READS: Readonly<Record<string, readonly [string, string][]>> = {
     ["get_customer_by_id", '{"customer_id": "C1001"}'],
     ["get_data_usage", '{"customer_id": "C1001", "line_id": "L1001"}'],
   ],
+  mock: [["get_users", "{}"]],
 };
 
-export const env: Part = { unit: "runs", peerName: "tau2-bench (Python)", ours, peer };
+export const env: Part = { unit: "runs", peerName: "tau2-bench (Python)", bar: goal, ours, peer };
+
+/** Environments must vanish from a training step's profile; the mock domain's are small in both programs. */
+function goal(work: string): number {
+  const [domain, kind] = work.split(" ");
+  if (domain === "mock") return 1;
+  if (kind === "construct") return 1000;
+  if (kind === "call") return 20;
+  return domain === "telecom" ? 30 : 100;
+}
+
+const REPLAY = "golden replay";
+/** Without the digests of states that were reached before. */
+const FIRST_REPLAY = "golden replay, each task's first";
 
 async function ours({ domains, dataDirectory }: Bench): Promise<Figures> {
   const figures = new Map<string, Figure[]>();
   for (const name of domains) {
-    const domain = await loadDomain(name, { tau2_data_dir: dataDirectory, train_split: 0.8 });
-    for (const [work, run] of worksOf(domain)) figures.set(`${name} ${work}`, [await perSecond(run)]);
+    const load = () => loadDomain(name, { tau2_data_dir: dataDirectory, train_split: 0.8 });
+    for (const [work, run] of worksOf(load())) figures.set(`${name} ${work}`, [await perSecond(run)]);
+    figures.set(`${name} ${FIRST_REPLAY}`, [await onceEach(load())]);
   }
   return figures;
 }
@@ -49,7 +64,7 @@ function worksOf(domain: Domain): [string, Run][] {
     // With a first call: ours shares the database until it is written, so that building alone is an empty promise.
     ["construct", () => domain.createEnvironment().getResponse(firstRead)],
     ...calls,
-    ["golden replay", (i) => replay(domain, tasks[i % tasks.length] as Task)],
+    [REPLAY, (i) => replay(domain, tasks[i % tasks.length] as Task)],
   ];
 }
 
@@ -86,6 +101,15 @@ async function perSecond(run: Run): Promise<Figure> {
   return rate(n, elapsed, 1);
 }
 
+async function onceEach(domain: Domain): Promise<Figure> {
+  const tasks = tasksWithActions(domain);
+  domain.createEnvironment().agentDbHash(); // the original's files are read, too, when its clock starts
+  const elapsed = await timed(() => {
+    for (const task of tasks) replay(domain, task);
+  });
+  return rate(tasks.length, elapsed, 1);
+}
+
 /** Lines such as `airline construct: n=9 cpu 118.362 ms  (8.4/s cpu)  wall 118.591 ms`. */
 const LINE = /^(\w+) (construct|call \w+|golden replay(?= incl\.)).*: n=\d+ cpu ([\d.]+) ms .* wall ([\d.]+) ms$/;
 
@@ -96,7 +120,9 @@ async function peer({ domains }: Bench): Promise<Figures | null> {
   const figures = new Map<string, Figure[]>();
   for (let i = 0; i < lines.length; i += 5) {
     const [, domain, work, cpu, wall] = lines.slice(i, i + 5);
-    figures.set(`${domain} ${work}`, [{ wall: 1000 / Number(wall), cpu: 1000 / Number(cpu) }]);
+    const figure = [{ wall: 1000 / Number(wall), cpu: 1000 / Number(cpu) }];
+    figures.set(`${domain} ${work}`, figure);
+    if (work === REPLAY) figures.set(`${domain} ${FIRST_REPLAY}`, figure);
   }
   return figures;
 }

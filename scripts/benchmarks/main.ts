@@ -26,7 +26,7 @@ const { values, positionals } = parseArgs({
     threads: { type: "string", default: "2" },
     reps: { type: "string", default: "3" },
     model: { type: "string" },
-    domains: { type: "string", default: "airline" },
+    domains: { type: "string", default: "airline,retail,telecom,mock" },
   },
 });
 async function main(): Promise<void> {

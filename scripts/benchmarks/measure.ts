@@ -24,6 +24,8 @@ export interface Part {
   readonly unit: string;
   /** The program that `peer` measures. */
   readonly peerName: string;
+  /** The ratio we want at least, where being no slower is not enough. */
+  readonly bar?: (work: string) => number;
   ours(bench: Bench): Promise<Figures>;
   peer(bench: Bench): Promise<Figures | null>;
 }
@@ -49,6 +51,7 @@ export async function compared(part: Part, bench: Bench): Promise<Comparison[]> 
     lines({
       work,
       unit: part.unit,
+      bar: part.bar?.(work) ?? BAR,
       ours: [...figures, ...(after.get(work) ?? [])],
       peer: peer?.get(work) ?? [],
     }),
@@ -58,11 +61,12 @@ export async function compared(part: Part, bench: Bench): Promise<Comparison[]> 
 interface Sides {
   readonly work: string;
   readonly unit: string;
+  readonly bar: number;
   readonly ours: readonly Figure[];
   readonly peer: readonly Figure[];
 }
 
-function lines({ work, unit, ours, peer }: Sides): Comparison[] {
+function lines({ work, unit, bar, ours, peer }: Sides): Comparison[] {
   return (["wall", "cpu"] as const).map((clock) => {
     const [mine, theirs] = [median(ours, clock), median(peer, clock)];
     const per = clock === "wall" ? "s" : "CPU s x threads";
@@ -71,7 +75,7 @@ function lines({ work, unit, ours, peer }: Sides): Comparison[] {
       ours: mine ?? 0,
       peer: theirs,
       ratio: theirs === null || mine === null ? null : mine / theirs,
-      bar: BAR,
+      bar,
     };
   });
 }

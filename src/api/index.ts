@@ -1,11 +1,13 @@
 /** What `import … from "grpo-cl"` gives, in the package and inside the binary. */
 export { UserError } from "../base/errors.ts";
 export { Rng } from "../base/rng.ts";
+export type { WeightOp } from "../base/weight-op.ts";
 export { TrajectoryBuffer } from "../cl/memory.ts";
 export {
   type BatchContext,
   CLAlgorithm,
   type ContinualMethod,
+  type Distribution,
   type ExperienceContext,
   type MethodOp,
   type MethodState,
@@ -13,6 +15,8 @@ export {
   type Plan,
   type StepContext,
   type StepEndContext,
+  type StoredSequence,
+  type TokenSequence,
   type UpdateContext,
 } from "../cl/method.ts";
 export type { Trajectory } from "../cl/trajectory.ts";

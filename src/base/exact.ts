@@ -326,6 +326,7 @@ export function dumps(value: ExactValue, options: DumpOptions = {}): string {
 }
 
 function dumpLine(value: ExactValue, options: DumpOptions): string {
+  if (typeof value === "string") return quote(value, options);
   if (isArray(value)) return `[${value.map((item) => dumpLine(item, options)).join(", ")}]`;
   if (!isObject(value)) return dumpScalar(value, options);
   const pairs = keysIn(value, options).map(

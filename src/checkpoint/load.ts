@@ -12,7 +12,6 @@ export interface Checkpoint {
   readonly path: string;
   /** The run directory it was written to. */
   readonly log_dir: string;
-  readonly model_directory: string;
   readonly optimizer_file: string;
   /** metrics.jsonl as it was. */
   readonly metrics_file: string;
@@ -28,7 +27,6 @@ export async function openCheckpoint(resume_from: string): Promise<Checkpoint> {
   return {
     path,
     log_dir: dirname(resolve(path)),
-    model_directory: join(path, FILES.model),
     optimizer_file: join(path, FILES.optimizer),
     metrics_file: join(path, FILES.metrics),
     config: readJson(join(path, FILES.config)) as RunConfig,

@@ -26,7 +26,7 @@ const ARGS = {
   },
   seeds: {
     type: "string",
-    description: `How many seeds, or which, with commas between them. Default: ${DEFAULT_SEEDS}.`,
+    description: `How many seeds, or which ones, with commas. Default: ${DEFAULT_SEEDS}.`,
     valueHint: "N|SEED,SEED…",
   },
   json: { type: "boolean", description: "Print JSON." },
@@ -122,18 +122,17 @@ function methodsOf(text: string | boolean | undefined): Method[] {
     });
 }
 
-/** A number alone says how many. */
+/** A number alone says how many; `7,` is the seed 7. */
 function seedsOf(text: string | boolean | undefined): number[] {
-  const words = String(text ?? DEFAULT_SEEDS).split(",");
-  const numbers = words.map(Number);
-  if (numbers.some((seed) => !Number.isSafeInteger(seed) || seed < 0))
-    throw new UserError("--seeds", `expected a number of seeds, or seeds with commas between them, got "${text}"`);
-  if (numbers.length > 1) return numbers;
+  const given = String(text ?? DEFAULT_SEEDS);
+  const numbers = given.split(",").flatMap((word) => (word.trim() === "" ? [] : [Number(word)]));
+  if (numbers.length === 0 || numbers.some((seed) => !Number.isSafeInteger(seed) || seed < 0))
+    throw new UserError("--seeds", `expected a number of seeds, or seeds with commas between them, got "${given}"`);
+  if (given.includes(",")) return [...new Set(numbers)];
   const [count] = numbers as [number];
-  if (count < 1 || count > REPORTED_SEEDS.length)
-    throw new UserError(
-      "--seeds",
-      `from 1 to ${REPORTED_SEEDS.length} seeds can be counted; more are named, with commas`,
-    );
-  return REPORTED_SEEDS.slice(0, count);
+  if (count >= 1 && count <= REPORTED_SEEDS.length) return REPORTED_SEEDS.slice(0, count);
+  throw new UserError(
+    "--seeds",
+    `from 1 to ${REPORTED_SEEDS.length} seeds can be counted; more are named, with commas`,
+  );
 }

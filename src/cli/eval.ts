@@ -106,12 +106,12 @@ function domainReport(domain: string, split: EvaluatedSplit, score: DomainScore,
     ],
     ["user", `${score.user_identity}, $${score.user_cost_usd.toFixed(4)}`],
   ];
-  return lines.map(([name, value]) => `${name.padEnd(28)}${value}`).join("\n");
+  return lines.map(([name, value]) => `${name.padEnd(34)}${value}`).join("\n");
 }
 
 const leftOut = (baselines?: DomainBaselines): string =>
-  baselines === undefined || baselines.excluded.length === 0
+  baselines === undefined || baselines.excluded.test.length === 0
     ? ""
-    : ` (${baselines.excluded.length} tasks left out: ${baselines.excluded.join(", ")})`;
+    : ` (${baselines.excluded.test.length} tasks left out: ${baselines.excluded.test.join(", ")})`;
 
 const fixed = (value: number | null) => (value === null ? "none" : value.toFixed(4));

@@ -10,6 +10,7 @@ import { helpText } from "./help.ts";
 import type { Host } from "./host.ts";
 import { licensesCommand } from "./licenses.ts";
 import { metricsCommand } from "./metrics.ts";
+import { planCommand } from "./plan.ts";
 import { playCommand } from "./play.ts";
 import { runScriptCommand } from "./run-script.ts";
 import { sftCommand } from "./sft.ts";
@@ -31,6 +32,7 @@ const rootCommand = (host: Host) =>
       train: trainCommand(host),
       eval: evalCommand(host),
       sft: sftCommand(host),
+      plan: planCommand(host),
       metrics: metricsCommand(host),
       bench: benchCommand(host),
       run: runScriptCommand(host),

@@ -2,6 +2,7 @@
 import { type ArgsDef, defineCommand } from "citty";
 import { writeFileAtomic } from "../base/atomic.ts";
 import { UserError } from "../base/errors.ts";
+import { areComparable } from "../metrics/comparable.ts";
 import { compareRuns, isReference } from "../metrics/compare.ts";
 import { comparisonSvg } from "../metrics/plot/comparison.ts";
 import { learningCurvesSvg } from "../metrics/plot/learning-curves.ts";
@@ -41,9 +42,7 @@ const summaryCommand = ({ print }: Host) =>
     args: { ...RUNS, ...JSON_FLAG },
     run: async ({ rawArgs }) => {
       const { records, own } = await runsOf("summary", rawArgs, { ...RUNS, ...JSON_FLAG });
-      const summaries = records.map((record) =>
-        summarise(record, isReference(record) ? [] : records.filter(isReference)),
-      );
+      const summaries = records.map((record) => summarise(record, referencesOf(record, records)));
       print(own.json === true ? `${JSON.stringify(summaries)}\n` : `${summaries.map(summaryText).join("\n\n")}\n`);
     },
   });
@@ -78,6 +77,10 @@ const compareCommand = ({ print }: Host) =>
       print(own.json === true ? `${JSON.stringify(comparison)}\n` : `${comparisonText(comparison)}\n`);
     },
   });
+
+/** What says how much each domain of the run can reach. */
+const referencesOf = (record: RunRecord, records: readonly RunRecord[]): RunRecord[] =>
+  isReference(record) ? [] : records.filter((other) => isReference(other) && areComparable(record, other));
 
 async function runsOf(command: string, rawArgs: readonly string[], args: ArgsDef) {
   const words = rawArgs.map((word) => (word === "-o" ? "--out" : word));

@@ -99,15 +99,10 @@ function checkValue(name: string, value: unknown, where: string): void {
   }
 }
 
-/** tau2-bench's domains that a later release brings. */
-const LATER_DOMAINS = ["retail", "telecom"];
-
 function checkDomains({ task_order }: RunConfig, knownDomains: readonly string[], where: string): void {
   const unknown = task_order.find((name) => !knownDomains.includes(name));
   if (unknown === undefined) return;
   const known = `known are ${knownDomains.join(", ")}`;
-  if (LATER_DOMAINS.includes(unknown))
-    throw new UserError(where, `the domain ${unknown} is not in this release; ${known}`);
   const guess = didYouMean(unknown, knownDomains);
   throw new UserError(where, `unknown domain "${unknown}"${guess}; ${known}`);
 }

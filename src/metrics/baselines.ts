@@ -1,4 +1,5 @@
 /** What agents that help nobody earn on the evaluated tasks (run/noop.ts plays them). */
+import type { DomainSplit } from "../curriculum/split.ts";
 import { PASS_REWARD_MIN } from "./names.ts";
 
 export const BASELINES = {
@@ -25,8 +26,8 @@ export interface DomainBaselines {
   readonly n_tasks_write: number;
   /** Ids of the evaluated tasks that the empty agent solves. */
   readonly noop_tasks: readonly string[];
-  /** Ids of the tasks that `nl_assertions` leaves out of the evaluation. */
-  readonly excluded: readonly string[];
+  /** Ids of the tasks that `nl_assertions` leaves out. */
+  readonly excluded: DomainSplit["excluded"];
   /** null where the domain has no tool of that name, or no task can be scored. */
   readonly agents: Readonly<Record<Baseline, BaselineScore | null>>;
 }
@@ -38,7 +39,7 @@ export interface BaselineTask {
   readonly rewards: Readonly<Record<Baseline, number | null>>;
 }
 
-export function domainBaselines(tasks: readonly BaselineTask[], excluded: readonly string[]): DomainBaselines {
+export function domainBaselines(tasks: readonly BaselineTask[], excluded: DomainSplit["excluded"]): DomainBaselines {
   return {
     n_tasks: tasks.length,
     n_tasks_write: tasks.filter(({ writes }) => writes).length,

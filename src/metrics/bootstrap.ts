@@ -38,21 +38,27 @@ export const resampleStream = (eval_seed: number, domain: string): Rng => Rng.fr
 /** Mean over the drawn tasks of the mean reward of each; tasks all of whose trials were lost are passed over. */
 export function resampledMeans(rewards: TaskRewards, { ids, drawn_BP }: Resample): Draws {
   const means_P = Float64Array.from(ids, (id) => average(rewards[id] ?? []));
-  const known_P = Float64Array.from(means_P, (mean) => (Number.isNaN(mean) ? 0 : 1));
-  const values_P = means_P.map((mean) => (Number.isNaN(mean) ? 0 : mean));
-  const tasks = ids.length;
-  const means_B = new Float64Array(drawn_BP.length / tasks);
-  for (let b = 0, at = 0; b < means_B.length; b++) {
+  const sums_B = drawnSums(
+    means_P.map((mean) => (Number.isNaN(mean) ? 0 : mean)),
+    drawn_BP,
+  );
+  if (!means_P.some(Number.isNaN)) return sums_B.map((sum) => sum / ids.length);
+  const counts_B = drawnSums(
+    means_P.map((mean) => (Number.isNaN(mean) ? 0 : 1)),
+    drawn_BP,
+  );
+  return sums_B.map((sum, b) => sum / (counts_B[b] as number));
+}
+
+function drawnSums(values_P: Float64Array, drawn_BP: Uint32Array): Draws {
+  const tasks = values_P.length;
+  const sums_B = new Float64Array(drawn_BP.length / tasks);
+  for (let b = 0, at = 0; b < sums_B.length; b++) {
     let sum = 0;
-    let count = 0;
-    for (const end = at + tasks; at < end; at++) {
-      const p = drawn_BP[at] as number;
-      sum += values_P[p] as number;
-      count += known_P[p] as number;
-    }
-    means_B[b] = sum / count;
+    for (const end = at + tasks; at < end; at++) sum += values_P[drawn_BP[at] as number] as number;
+    sums_B[b] = sum;
   }
-  return means_B;
+  return sums_B;
 }
 
 /** The central 95 %, interpolated linearly between order statistics. */

@@ -2,13 +2,27 @@
 import { UserError } from "../base/errors.ts";
 import type { RunRecord } from "./record.ts";
 import { type ScoresRow, scoresRowsOf } from "./rows.ts";
+import type { DomainScore } from "./score.ts";
 
 /** Throws a UserError that names the first two runs that differ, and all that they differ in. */
 export function requireComparable(records: readonly RunRecord[]): void {
-  const [first, ...others] = records;
+  requireAlike(records, differences);
+}
+
+/** A metric of two domains says nothing about one of three. */
+export function requireSameProgress(records: readonly RunRecord[]): void {
+  requireAlike(records, (a, b) => differing("domains trained so far", trainedSoFar(a), trainedSoFar(b)));
+}
+
+export const areComparable = (a: RunRecord, b: RunRecord): boolean => differences(a, b).length === 0;
+
+function requireAlike(
+  [first, ...others]: readonly RunRecord[],
+  reasonsAgainst: (a: RunRecord, b: RunRecord) => readonly string[],
+): void {
   if (first === undefined) return;
   for (const other of others) {
-    const reasons = differences(first, other);
+    const reasons = reasonsAgainst(first, other);
     if (reasons.length > 0)
       throw new UserError(other.path, `cannot be compared with ${first.path}: ${reasons.join("; ")}`);
   }
@@ -40,12 +54,20 @@ function cellDifferences(domain: string, { a, b, ours, theirs }: Both): string[]
   if (one === undefined || other === undefined) return [];
   const [user, otherUser] = [userOf(a, one.user_identity), userOf(b, other.user_identity)];
   return [
-    ...differing(`nl_assertions of ${domain}`, one.nl_assertions, other.nl_assertions),
+    ...differing(`nl_assertions of ${domain}`, variantOf(a, one), variantOf(b, other)),
     ...taskDifferences(domain, ours, theirs),
     ...differing(`trials of ${domain}`, one.n_trials, other.n_trials),
     ...differing(`user of ${domain}`, user, otherUser),
   ];
 }
+
+/** In any order. */
+const trainedSoFar = ({ rows }: RunRecord): string =>
+  [...new Set(scoresRowsOf(rows).flatMap(({ domain }) => domain ?? []))].toSorted().join(" ");
+
+/** Another judge is another benchmark. */
+const variantOf = ({ config }: RunRecord, { nl_assertions }: DomainScore): string =>
+  nl_assertions === "judge" ? `judge ${config.judge.model}` : nl_assertions;
 
 /** The frozen step-0 policy is another user with another model. */
 const userOf = ({ config }: RunRecord, identity: string): string =>

@@ -4,8 +4,9 @@
  * over seeds stands beside it and is never mixed in: the one says how much the tasks matter, the other how much the luck
  * of training does.
  */
+import { UserError } from "../base/errors.ts";
 import { type Draws, interval95, meanDraws, minus } from "./bootstrap.ts";
-import { lastScores, requireComparable } from "./comparable.ts";
+import { lastScores, requireComparable, requireSameProgress } from "./comparable.ts";
 import { estimatedMatrix, Resamples, resampledMatrix, type ScoreMatrix, trainedRows } from "./matrix.ts";
 import { seedName } from "./names.ts";
 import type { RunRecord } from "./record.ts";
@@ -69,7 +70,9 @@ export interface Comparison {
 /** Throws UserError where runs were not evaluated alike. A run on one domain, among runs on several, only serves intransigence. */
 export function compareRuns(records: readonly RunRecord[]): Comparison {
   requireComparable(records);
-  const groups = groupRuns(records.filter((record) => !isAlone(record, records)));
+  const compared = records.filter((record) => !isAlone(record, records));
+  requireSameProgress(compared);
+  const groups = groupRuns(compared);
   const measured = measureGroups(groups, records.filter(isReference));
   return {
     methods: measured.map(summaryOf),
@@ -88,20 +91,21 @@ const summaryOf = ({ name, runs, quantities, domains }: MeasuredGroup): MethodSu
   method: name,
   seeds: runs.map(({ config }) => config.seed),
   runs: runs.map(({ path }) => path),
-  ...mapValues(quantities, (all) => (all === null ? null : estimateOf(all))),
+  ...mapValues(quantities, (quantity) => (quantity === null ? null : estimateOf(quantity))),
   domains: mapValues(domains, estimateOf),
 });
 
-/** Of one run: its estimate and its resamples. */
 interface Quantity {
-  readonly estimate: number;
+  /** One a seed. */
+  readonly estimates: readonly number[];
+  /** Mean over seeds, in each resample. */
   readonly draws: Draws;
 }
 
 interface MeasuredGroup extends RunGroup {
-  /** One a seed; null where the metric is not defined for all of them. */
-  readonly quantities: Readonly<Record<ComparedMetric, readonly Quantity[] | null>>;
-  readonly domains: Readonly<Record<string, readonly Quantity[]>>;
+  /** null where the metric is not defined for every seed. */
+  readonly quantities: Readonly<Record<ComparedMetric, Quantity | null>>;
+  readonly domains: Readonly<Record<string, Quantity>>;
 }
 
 function measureGroups(groups: readonly RunGroup[], references: readonly RunRecord[]): MeasuredGroup[] {
@@ -117,11 +121,11 @@ function measureGroups(groups: readonly RunGroup[], references: readonly RunReco
     return {
       ...group,
       quantities: {
-        ...mapFormulas((formula) => quantitiesOf(those, formula)),
+        ...mapFormulas((formula) => quantityOf(those, formula)),
         intransigence: best.length === 0 ? null : intransigenceOf(those, best),
       },
       domains: Object.fromEntries(
-        columns.map((domain) => [domain, quantitiesOf(those, (R) => R.at(R.lastRow, domain)) ?? []]),
+        columns.map((domain) => [domain, quantityOf(those, (R) => R.at(R.lastRow, domain)) as Quantity]),
       ),
     };
   });
@@ -137,30 +141,32 @@ function matricesOf(record: RunRecord, resamples: Resamples): Matrices {
   return { estimated: estimatedMatrix(scores), resampled: resampledMatrix(scores, resamples) };
 }
 
-function quantitiesOf(all: readonly Matrices[], formula: (R: ScoreMatrix) => Draws | null) {
-  return defined(all.map(({ estimated, resampled }) => quantityOf(formula(estimated), formula(resampled))));
+function quantityOf(all: readonly Matrices[], formula: (R: ScoreMatrix) => Draws | null): Quantity | null {
+  return joined(all.map(({ estimated, resampled }) => [formula(estimated), formula(resampled)]));
 }
 
-function intransigenceOf(all: readonly Matrices[], references: readonly Matrices[]) {
+function intransigenceOf(all: readonly Matrices[], references: readonly Matrices[]): Quantity | null {
   const best = (kind: keyof Matrices) => (domain: string) =>
     meanDraws(
       references
         .filter(({ estimated }) => estimated.trained().includes(domain))
         .map(({ [kind]: R }) => R.at(R.lastRow, domain)),
     );
-  return defined(
-    all.map(({ estimated, resampled }) =>
-      quantityOf(intransigence(estimated, best("estimated")), intransigence(resampled, best("resampled"))),
-    ),
+  return joined(
+    all.map(({ estimated, resampled }) => [
+      intransigence(estimated, best("estimated")),
+      intransigence(resampled, best("resampled")),
+    ]),
   );
 }
 
-const quantityOf = (estimate: Draws | null, draws: Draws | null): Quantity | null =>
-  estimate === null || draws === null ? null : { estimate: estimate[0] as number, draws };
-
-/** null where one is. */
-const defined = (all: readonly (Quantity | null)[]): readonly Quantity[] | null =>
-  all.every((quantity) => quantity !== null) ? all : null;
+/** Of all seeds; null where one has none. */
+function joined(seeds: readonly (readonly [estimate: Draws | null, draws: Draws | null])[]): Quantity | null {
+  const estimates = seeds.flatMap(([estimate]) => estimate?.[0] ?? []);
+  const draws = seeds.flatMap(([, of]) => (of === null ? [] : [of]));
+  if (estimates.length < seeds.length || draws.length < seeds.length) return null;
+  return { estimates, draws: meanDraws(draws) as Draws };
+}
 
 const isJoint = ({ method }: RunRecord): boolean => method === "joint";
 
@@ -175,14 +181,11 @@ const isAlone = (record: RunRecord, records: readonly RunRecord[]): boolean =>
 
 const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
 
-function estimateOf(seeds: readonly Quantity[]): GroupEstimate {
-  const values = seeds.map(({ estimate }) => estimate);
-  return {
-    mean: mean(values),
-    ...interval95(meanDraws(seeds.map(({ draws }) => draws)) as Draws),
-    spread: spreadOf(values),
-  };
-}
+const estimateOf = ({ estimates, draws }: Quantity): GroupEstimate => ({
+  mean: mean(estimates),
+  ...interval95(draws),
+  spread: spreadOf(estimates),
+});
 
 function spreadOf(values: readonly number[]): Spread | null {
   if (values.length < 2) return null;
@@ -196,9 +199,8 @@ function pairedOf(a: MeasuredGroup, b: MeasuredGroup): PairedDifference[] {
   return COMPARED.flatMap((metric) => {
     const [ours, theirs] = [a.quantities[metric], b.quantities[metric]];
     if (ours === null || theirs === null) return [];
-    const difference = mean(ours.map(({ estimate }) => estimate)) - mean(theirs.map(({ estimate }) => estimate));
-    const draws = (quantities: readonly Quantity[]) => meanDraws(quantities.map((quantity) => quantity.draws)) as Draws;
-    return [{ a: a.name, b: b.name, metric, mean: difference, ...interval95(minus(draws(ours), draws(theirs))) }];
+    const difference = mean(ours.estimates) - mean(theirs.estimates);
+    return [{ a: a.name, b: b.name, metric, mean: difference, ...interval95(minus(ours.draws, theirs.draws)) }];
   });
 }
 
@@ -211,20 +213,31 @@ export interface RunGroup {
   readonly runs: readonly RunRecord[];
 }
 
-/** Of no influence on the numbers, or what seeds are for. */
-const FREE = ["seed", "log_dir", "resume_from", "save_interval", "wandb_project"];
+/** Of no influence on the numbers, what seeds are for, or compared by what it comes to (the user's identity). */
+const FREE: readonly string[] = [
+  ...["seed", "log_dir", "resume_from", "save_interval", "wandb_project"],
+  ...["tau2_data_dir", "num_threads", "user", "judge"],
+];
 
 /** In the order in which they are given. A group is named after its method, and by what tells it from another of that name. */
 export function groupRuns(records: readonly RunRecord[]): RunGroup[] {
   const groups = [...Map.groupBy(records, (record) => JSON.stringify([record.method, settings(record)])).values()];
   return groups.map((runs) => {
     const [first] = runs as [RunRecord];
+    requireDistinctSeeds(runs);
     const namesakes = groups.map(([other]) => other as RunRecord).filter(({ method }) => method === first.method);
     const told = Object.entries(settings(first))
       .filter(([key, value]) => namesakes.some((other) => !same(settings(other)[key], value)))
       .map(([key, value]) => `${key} ${typeof value === "object" ? JSON.stringify(value) : value}`);
     return { name: told.length === 0 ? first.method : `${first.method} (${told.join(", ")})`, runs };
   });
+}
+
+function requireDistinctSeeds(runs: readonly RunRecord[]): void {
+  for (const [i, { path, config }] of runs.entries()) {
+    const twin = runs.slice(0, i).find((other) => other.config.seed === config.seed);
+    if (twin !== undefined) throw new UserError(path, `is ${twin.path} again: the same method, config and seed`);
+  }
 }
 
 const same = (a: unknown, b: unknown): boolean => JSON.stringify(a) === JSON.stringify(b);

@@ -25,15 +25,14 @@ export interface Occasion {
 export async function carryOut(run: Run, plan: Plan, occasion: Occasion): Promise<number | null> {
   const steps = plan[Symbol.iterator]();
   let next = steps.next(NOTHING);
-  for (let count = 0; next.done !== true; count++) {
-    const op = next.value;
-    const { task_idx, step } = occasion;
-    const report = await timed(run, { task_idx, step, phase: "method" }, () =>
-      orAborted(run.signal, carriedOut(run, op, { ...occasion, count })),
-    );
-    next = steps.next(report);
-  }
-  return typeof next.value === "number" ? next.value : null;
+  const work = async () => {
+    for (let count = 0; next.done !== true; count++)
+      next = steps.next(await orAborted(run.signal, carriedOut(run, next.value, { ...occasion, count })));
+    return typeof next.value === "number" ? next.value : null;
+  };
+  const { task_idx, step, groups } = occasion;
+  // A gradient's plan is a part of the update's time.
+  return next.done === true || groups !== null ? work() : timed(run, { task_idx, step, phase: "method" }, work);
 }
 
 const NOTHING: OpReport = { value: 0, rewards: {}, distributions: [] };

@@ -13,24 +13,26 @@ export interface ExpectedRollouts {
   readonly judged: number;
 }
 
-/** From `position` on; `begun`: the evaluation before training has been. */
+/** Without what a method measures for itself. From `position` on; `begun`: the evaluation before training has been. */
 export function expectedRollouts(
   config: RunConfig,
   curriculum: Curriculum,
   { position, begun }: { readonly position: Position; readonly begun: boolean },
 ): ExpectedRollouts {
-  const { num_samples_per_prompt, eval_trials, eval_interval } = config;
+  const { num_samples_per_prompt, eval_trials, eval_interval, eval_probe_tasks } = config;
   const tests = curriculum.splits.flatMap(({ test }) => test);
   const rounds: [readonly Task[], number][] = begun ? [] : [[tests, eval_trials]];
   let train = 0;
   let judged = 0;
-  for (const { index, domain, steps } of curriculum.experiences.slice(position.experience)) {
+  for (const { index, domain, steps, earlier } of curriculum.experiences.slice(position.experience)) {
     const first = index === position.experience ? position.step : 0;
     const split = curriculum.split(domain);
     const rollouts = (steps - first) * tasksPerStep(config) * num_samples_per_prompt;
     train += rollouts;
     judged += rollouts * share(split.train);
-    rounds.push([split.test, eval_trials * (dueUntil(steps, eval_interval) - dueUntil(first, eval_interval))]);
+    const due = dueUntil(steps, eval_interval) - dueUntil(first, eval_interval);
+    rounds.push([split.test, eval_trials * due]);
+    rounds.push([earlier.flatMap((name) => curriculum.split(name).test.slice(0, eval_probe_tasks)), due]);
     rounds.push([tests, eval_trials]);
   }
   return {

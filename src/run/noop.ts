@@ -22,7 +22,7 @@ export function baselinesOf({ domain, test, excluded }: DomainSplit): DomainBase
     const rewards = rewardsOf(domain, task);
     return rewards === null ? [] : [{ id: task.id, writes: taskWrites(domain, task), rewards }];
   });
-  return domainBaselines(tasks, excluded.test);
+  return domainBaselines(tasks, excluded);
 }
 
 type Rewards = Readonly<Record<Baseline, number | null>>;

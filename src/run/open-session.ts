@@ -50,7 +50,8 @@ export async function openSession(
     config.user.kind === "local" && config.user.model !== null
       ? await resolveModel(config.user.model, config, edge)
       : null;
-  const policy = await openPolicy(config, { library, model_directory: resume?.model_directory ?? model_directory });
+  // also to go on: a checkpoint's model has its adapters folded in, its state has what was trained
+  const policy = await openPolicy(config, { library, model_directory });
   return { edge, policy, model_directory, user_model_directory, domains, method: method ?? methodOf(config), resume };
 }
 

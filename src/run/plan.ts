@@ -7,7 +7,7 @@ import { openEndpoints } from "./endpoints.ts";
 import { expectedCalls, expectedRollouts } from "./expected-calls.ts";
 import { solvedByNothing } from "./noop.ts";
 import { loadDomains } from "./open-session.ts";
-import { powerLines } from "./report.ts";
+import { excludedTasks, powerLines } from "./report.ts";
 import type { Edge } from "./session.ts";
 import { chooseUsers } from "./users.ts";
 
@@ -36,13 +36,13 @@ export async function planText(config: RunConfig, edge: Edge): Promise<string> {
     ...expectedCalls(config, rollouts).map((text) => `  ${text}`),
     ...powerLines(curriculum.splits, config.eval_trials).map((text) => `  ${text}`),
     `  run directory: ${config.log_dir}`,
-    ...users.warnings.map((text) => `  warning: ${text}`),
+    ...[...users.warnings, ...excludedTasks(curriculum.splits)].map((text) => `  warning: ${text}`),
   ];
   return `${lines.join("\n")}\n`;
 }
 
 function replayNote({ cl_algorithm, replay_ratio, replay_budget }: RunConfig): string {
-  if (cl_algorithm !== "replay") return "";
+  if (cl_algorithm !== "replay" && cl_algorithm !== "a_gem") return "";
   return `; from the second domain on ${replay_ratio} of the tasks are replayed${replay_budget === "add" ? ", on top" : ""}`;
 }
 

@@ -17,7 +17,7 @@ export interface Edge {
 
 export interface Session {
   readonly edge: Edge;
-  /** Opened from `model_directory`, or from the checkpoint that the run goes on from. */
+  /** Opened from `model_directory`; the state of a checkpoint is loaded over it. */
   readonly policy: Policy;
   /** The model before any training. */
   readonly model_directory: string;

@@ -20,7 +20,6 @@ export interface SftState {
 export interface SftCheckpoint {
   readonly path: string;
   readonly log_dir: string;
-  readonly model_directory: string;
   readonly optimizer_file: string;
   readonly metrics_file: string;
   readonly state: SftState;
@@ -43,7 +42,6 @@ export async function openSftCheckpoint({ resume_from }: RunConfig): Promise<Sft
   return {
     path,
     log_dir: dirname(resolve(path)),
-    model_directory: join(path, FILES.model),
     optimizer_file: join(path, FILES.optimizer),
     metrics_file: join(path, FILES.metrics),
     state: { step: state.step, data_digest: state.data_digest },

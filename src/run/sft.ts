@@ -9,10 +9,12 @@ import { writeFileAtomic } from "../base/atomic.ts";
 import { UserError } from "../base/errors.ts";
 import { JsonlFile } from "../base/jsonl.ts";
 import { Rng } from "../base/rng.ts";
+import { newAdapter } from "../cl/adapter.ts";
 import type { RunConfig } from "../config/schema.ts";
 import type { Policy } from "../core/policy.ts";
 import { packSupervised, type SupervisedSequence, targetTokens } from "../grpo/supervised.ts";
 import type { SftMetric, SftValidationMetric } from "../metrics/names.ts";
+import { registerDomainDirectories } from "../tau2/domains/directory.ts";
 import { AbortedError, orAborted } from "./abort.ts";
 import { checkRunDirectory } from "./directory.ts";
 import { openPolicy, resolveModel } from "./open-session.ts";
@@ -21,6 +23,7 @@ import type { Edge } from "./session.ts";
 import { openSftCheckpoint, type SftCheckpoint, saveSftCheckpoint, saveSftModel } from "./sft-checkpoint.ts";
 import { readRecorded } from "./sft-data.ts";
 import { type PreparedData, prepareConversations } from "./sft-prepare.ts";
+import { timeLines } from "./time-report.ts";
 import { learningRate, optimizerOptions } from "./update.ts";
 
 /** Lines of metrics.jsonl. */
@@ -56,7 +59,9 @@ export async function sft(config: RunConfig, { edge, library }: SftOptions): Pro
   const resume = await openSftCheckpoint(config);
   checkRunDirectory(config.log_dir, resume);
   const recorded = await readRecorded(config.data ?? []);
-  const model_directory = resume?.model_directory ?? (await resolveModel(config.model_name_or_path, config, edge));
+  await registerDomainDirectories(config.domain_dir);
+  // also to go on: a checkpoint's model has its adapters folded in, its state has what was trained
+  const model_directory = await resolveModel(config.model_name_or_path, config, edge);
   using policy = await openPolicy(config, { library, model_directory });
   const data = await prepareConversations(recorded, {
     config,
@@ -80,6 +85,7 @@ export async function trainSupervised(config: RunConfig, session: SftSession): P
   const { reporter, signal } = edge;
   const plan = new SftPlan(config, data);
   if (resume !== null) await goOn(policy, resume, plan);
+  else if (config.lora_r > 0) await policy.weightOp(newAdapter("sft", config, Rng.from(config.seed)));
   using files = new SftFiles(config, session);
   for (const text of describe(config, session, plan)) reporter.line(text);
   let checkpoint = resume?.path ?? null;
@@ -95,6 +101,7 @@ export async function trainSupervised(config: RunConfig, session: SftSession): P
     const model_directory = await files.timed("checkpoint", plan.steps, () =>
       orAborted(signal, saveSftModel(config.log_dir, policy)),
     );
+    for (const text of timeLines(files.phases)) reporter.line(text);
     reporter.line(`Saved ${model_directory}: train it with --model_name_or_path ${config.log_dir}`);
     return { log_dir: config.log_dir, model_directory, rows: files.rows };
   } catch (error) {
@@ -217,6 +224,7 @@ function describe(config: RunConfig, { policy, data, resume }: SftSession, { ste
 class SftFiles implements Disposable {
   readonly #metrics: JsonlFile;
   readonly #timings: JsonlFile;
+  readonly #phases = new Map<string, number>();
   readonly rows: (SftRow | SftValidationRow)[] = [];
   readonly #reporter: Reporter;
 
@@ -278,10 +286,20 @@ class SftFiles implements Disposable {
     const { policy, edge } = this.session;
     const began = edge.now();
     const result = await work();
-    this.#timings.append({ step, phase, ms: edge.now() - began });
-    for (const [part, ms] of Object.entries(await policy.timings()))
-      this.#timings.append({ step, phase: part, within: phase, ms });
+    const ms = edge.now() - began;
+    this.#phases.set(phase, (this.#phases.get(phase) ?? 0) + ms);
+    for (const [part, partMs] of Object.entries(await orAborted(edge.signal, policy.timings()))) {
+      if (partMs === 0) continue;
+      this.#phases.set(`${phase}/${part}`, (this.#phases.get(`${phase}/${part}`) ?? 0) + partMs);
+      this.#timings.append({ step, phase: part, within: phase, ms: toMicroseconds(partMs) });
+    }
+    this.#timings.append({ step, phase, ms: toMicroseconds(ms) });
     return result;
+  }
+
+  /** Where the time went. */
+  get phases(): ReadonlyMap<string, number> {
+    return this.#phases;
   }
 
   [Symbol.dispose](): void {
@@ -289,6 +307,8 @@ class SftFiles implements Disposable {
     this.#timings[Symbol.dispose]();
   }
 }
+
+const toMicroseconds = (ms: number): number => Math.round(ms * 1000) / 1000;
 
 function lineOf(row: SftRow | SftValidationRow): string {
   if (row.kind === "sft_validation")

@@ -84,13 +84,13 @@ function exactToml(value: TomlValue): ExactValue {
 export type Splits = Readonly<Record<string, readonly string[]>>;
 
 /**
- * The splits of a domain. With a split file they are its own; without one `train` is the first ⌊n · train_split⌋ tasks in
- * the order of tasks.json, `test` the rest, `base` all: the same for everybody, whatever the seed.
+ * The splits of a domain. With a split file they are its own; without one `train` is the first ⌊n · train_split⌋ tasks (at least
+ * one) in the order of tasks.json, `test` the rest, `base` all: the same for everybody, whatever the seed.
  */
 export function readSplits(file: string, tasks: readonly Task[], train_split: number): Splits {
   const ids = tasks.map(({ id }) => id);
   if (!existsSync(file)) {
-    const train = Math.floor(ids.length * train_split);
+    const train = Math.max(1, Math.floor(ids.length * train_split + 1e-9));
     return { train: ids.slice(0, train), test: ids.slice(train), base: ids };
   }
   const value = readJson(file);

@@ -1,7 +1,10 @@
 /**
  * Copy-on-write databases. A `DatabaseImage` is parsed once per domain and never changes; each environment's `Database`
  * holds only what it changed. Entities are immutable: a tool replaces one, it never edits one. So a new environment costs
- * a microsecond, and the hash of a changed database reads only the text from the first change on.
+ * less than a microsecond, and the hash of a changed database reads only the text from the first change on.
+ *
+ * A root field is a table (a dict of entities, by the thousand) or a value that is replaced as a whole: a list of a few
+ * entities or a nested record, whose unchanged parts keep their text (record-text.ts).
  *
  * The hash is tau2's (SPEC section 2.4): SHA-256 of the JSON text with the keys of every object sorted.
  */

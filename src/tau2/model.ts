@@ -107,9 +107,16 @@ function issueText({ path, type, message, input }: Issue): string {
   return `${path.join(".")}\n  ${message} [type=${type}, input_value=${shortened(pythonRepr(input))}, input_type=${pythonType(input)}]\n    For further information visit ${DOCUMENTATION}${type}`;
 }
 
+/** At most 50 bytes of UTF-8, the middle left out; a character that would be cut is left out, too. */
 function shortened(text: string): string {
-  const characters = [...text];
-  return characters.length <= 50 ? text : `${characters.slice(0, 25).join("")}...${characters.slice(-24).join("")}`;
+  const bytes = new TextEncoder().encode(text);
+  if (bytes.length <= 50) return text;
+  const continues = (at: number): boolean => ((bytes[at] ?? 0) & 0xc0) === 0x80;
+  let [head, tail] = [25, bytes.length - 24];
+  while (continues(head)) head--;
+  while (continues(tail)) tail++;
+  const textOf = (part: Uint8Array): string => new TextDecoder("utf-8", { ignoreBOM: true }).decode(part);
+  return `${textOf(bytes.subarray(0, head))}...${textOf(bytes.subarray(tail))}`;
 }
 
 /** The value as the model stores it: coerced, defaults filled in, fields in declaration order. Throws ModelError. */

@@ -1,6 +1,5 @@
 /** Passes messages between agent, user and environment until one of them ends it or a limit does. SPEC section 5. */
 import { GREETING, isEnd } from "./agent.ts";
-
 import { valueError } from "./python.ts";
 import { messageText } from "./task.ts";
 import type {

@@ -130,14 +130,15 @@ export function resultText(result: ToolResult): string {
 }
 
 function jsonText(result: ToolResult): string {
+  if (result === null || typeof result === "string") return dumps(result);
+  if (typeof result !== "object" || result instanceof Float) return `"${pythonStr(result)}"`; // nothing to escape
   if (result instanceof ModelResult) return outputText(result.value);
   if (Array.isArray(result)) return `[${result.map(jsonText).join(", ")}]`;
-  if (result === null || typeof result === "string") return dumps(result);
-  if (typeof result === "object" && !(result instanceof Float)) {
-    const entries = entriesOf(result as ExactObject).map(([key, value]) => `${dumps(key)}: ${jsonText(value)}`);
-    return `{${entries.join(", ")}}`;
-  }
-  return dumps(pythonStr(result as ExactValue));
+  const dict = result as { readonly [key: string]: ToolResult };
+  let text = "{";
+  for (const key of keysOf(dict as ExactObject))
+    text += `${text.length > 1 ? ", " : ""}${dumps(key)}: ${jsonText(dict[key] as ToolResult)}`;
+  return `${text}}`;
 }
 
 /** The plain value behind a result, for functions that tasks call and compare. */

@@ -17,6 +17,8 @@ test("the README's script", async () => {
   expect(err).toBe("");
   expect(exitCode).toBe(0);
   expect(out).toMatch(/^-1 \[ "\w+ \d\.\d\d"/m);
+  expect(out).toMatch(/^ACC \d\.\d\d, BWT -?\d\.\d\d \[-?\d\.\d\d, -?\d\.\d\d\]$/m);
+  expect(existsSync(join(cwd, "runs/rehearse/curves.png"))).toBe(true);
   const runs = readFileSync(join(cwd, "runs/rehearse/metrics.jsonl"), "utf8").trimEnd().split("\n");
   const rows = runs.map((line) => JSON.parse(line) as Record<string, unknown>);
   const last = rows.filter(({ kind, task_idx }) => kind === "train" && task_idx === 2);

@@ -36,6 +36,11 @@ const cases: readonly [line: string, sentence: string][] = [
   [`${TRAIN} --lerning_rate 1`, "--lerning_rate: unknown flag (did you mean --learning_rate?)"],
   [`${TRAIN} --learning_rate fast`, '--learning_rate: expected a number > 0, got "fast"'],
   ["train --config bad.yaml", "bad.yaml: kl_cof: unknown option (did you mean kl_coef?)"],
+  ["sft --model_name_or_path model", "--data: needs recorded conversations: --data FILE …"],
+  ["sft --model_name_or_path model --data nowhere.json", "--data: nowhere.json does not exist"],
+  ["sft --model_name_or_path model --data bad.yaml", "bad.yaml:1: it is not JSON"],
+  [`${TRAIN} --data bad.yaml`, "--data: is what grpo-cl sft trains on"],
+  ["plan --model_name_or_path org/model --task_order phone", 'model_name_or_path: "org/model" is no directory'],
   ["train --model_name_or_path nowhere/at/all --task_order phone", 'model_name_or_path: "nowhere/at/all" is neither'],
   [
     "train --model_name_or_path gpt2 --task_order phone",

@@ -11,7 +11,7 @@ import { emptyDirectory, runCli } from "./run-cli.ts";
 test("help names every command, and train's help every option", async () => {
   const { out, exitCode } = await runCli(["--help"]);
   expect(exitCode).toBe(0);
-  for (const command of ["train", "eval", "run", "data", "doctor", "version", "licenses"])
+  for (const command of ["train", "eval", "sft", "plan", "run", "data", "doctor", "version", "licenses"])
     expect(out).toContain(`\n  ${command} `);
   const train = await runCli(["train", "--help"]);
   expect(train.exitCode).toBe(0);

@@ -145,6 +145,24 @@ describe("compare", () => {
     expect(() => compareRuns([recordOf(forgets), other])).toThrow(reason);
   });
 
+  test("another judge is another benchmark", () => {
+    const judged = (model: string, seed: number) =>
+      recordOf({
+        ...forgets,
+        seed,
+        cell: { nl_assertions: "judge" },
+        config: { judge: { model } as RunConfig["judge"] },
+      });
+    expect(() => compareRuns([judged("x", 1), judged("y", 2)])).toThrow("nl_assertions of a: judge x against judge y");
+  });
+
+  test("a run that is not as far, and one that is given twice, are refused", () => {
+    const begun = recordOf({ ...keeps, seed: 2, rewards: keeps.rewards.slice(0, 2) });
+    expect(() => compareRuns([recordOf(forgets), begun])).toThrow("domains trained so far: a b against a");
+    const again = { ...recordOf(forgets), path: "again" };
+    expect(() => compareRuns([recordOf(forgets), again])).toThrow("again: is sequential-1 again: the same method");
+  });
+
   test("the frozen step-0 policy of another model is another user", () => {
     const cell = { user_identity: "local:base" };
     const other = recordOf({ ...forgets, cell, seed: 2, config: { model_name_or_path: "other" } });

@@ -30,7 +30,10 @@ const rows: MetricsRow[] = [
   {
     kind: "baselines",
     baselines: {
-      shop: domainBaselines([{ id: "0", writes: true, rewards: { empty: 0, refuse: 0, transfer: null } }], []),
+      shop: domainBaselines([{ id: "0", writes: true, rewards: { empty: 0, refuse: 0, transfer: null } }], {
+        train: [],
+        test: [],
+      }),
     },
   },
   { kind: "scores", task_idx: -1, domain: null, scores: { shop: score }, rewards: { shop: { "0": [1] } } },

@@ -3,6 +3,7 @@ import { type FakePolicy, type FakeScript, fakePolicy } from "../../src/core/fak
 import { type CollectOptions, collectRollouts, type PlannedTask } from "../../src/rollout/collect.ts";
 import type { RolloutUser } from "../../src/rollout/rollout.ts";
 import type { Group } from "../../src/rollout/types.ts";
+import { DONE } from "../../src/tau2/agent.ts";
 import type { Domain, EndOfConversation, Task } from "../../src/tau2/types.ts";
 import { lampDomain, lampUser } from "../support/lamp-domain.ts";
 
@@ -81,6 +82,45 @@ test("a group per planned task in its order, scored by what the conversation did
     expect(rollout.agent_turns).toBe(1 + rollout.tool_calls);
   }
   expect(new Set(rollouts.map(({ reward }) => reward))).toEqual(new Set([0, 1]));
+});
+
+describe("solo mode", () => {
+  const solo: Domain = {
+    ...lamps,
+    solo_mode: true,
+    soloSystemPrompt: (task) => `Ticket: lamp ${task.id} is dark.`,
+    tools: [...lamps.tools, DONE],
+  };
+  const makeUser: CollectOptions["makeUser"] = () => expect.unreachable("a user was made");
+  const ticket = (text: string) => /Ticket: lamp (\w+)/.exec(text)?.[1] ?? "?";
+  const done = '<tool_call>{"name": "done", "arguments": {}}</tool_call>';
+
+  test("the agent works from the ticket and ends by a call of done, without a user", async () => {
+    const script: FakeScript = (_, { text }) => (text.includes("<|im_start|>tool") ? done : switchOn(ticket(text)));
+    const { groups } = await collect(script, { makeUser, samples: 1 }, plan(solo));
+    for (const { task_id, rollouts } of groups) {
+      expect(rollouts[0]).toMatchObject({
+        termination: "agent_stop",
+        reward: 1,
+        user_identity: "none",
+        agent_turns: 2,
+      });
+      expect(rollouts[0]?.messages).toMatchObject([
+        { role: "assistant", tool_calls: [{ name: "switch_on", arguments: { lamp: task_id } }] },
+        { role: "tool", content: "done" },
+        { role: "assistant", content: "###STOP###", tool_calls: null },
+      ]);
+    }
+  });
+
+  test("a text is the agent's error", async () => {
+    const { groups } = await collect(() => "Which lamp?", { makeUser, samples: 1 }, plan(solo));
+    expect(groups[0]?.rollouts[0]).toMatchObject({
+      termination: "agent_error",
+      reward: 0,
+      detail: "ValueError: LLMSoloAgent only supports tool calls.",
+    });
+  });
 });
 
 describe("random streams", () => {

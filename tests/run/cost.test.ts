@@ -72,8 +72,9 @@ describe("before the run", () => {
   test("calls and price are told, with what they assume", async () => {
     using server = openaiServer(lampScript());
     const { lines } = await run(directory("told"), { user: paidUser(server.url) });
-    // 3 domains: 3 steps × 4 tasks × 3 samples; evaluations of 2 tasks × 2 trials: 4 of all domains, 1 between each.
-    const conversations = 3 * 3 * 4 * 3 + 2 * 2 * (4 * 3 + 3);
+    // 3 domains: 3 steps × 4 tasks × 3 samples; evaluations of 2 tasks × 2 trials: 4 of all domains, 1 between each;
+    // with the latter 2 tasks of each earlier domain, once.
+    const conversations = 3 * 3 * 4 * 3 + 2 * 2 * (4 * 3 + 3) + 2 * (1 + 2);
     expect(lines.find((line) => line.startsWith("Expected"))).toBe(
       `Expected calls of sim (user): about ${(conversations * 10).toLocaleString("en-US")} for ${conversations} conversations, if each takes 10; ` +
         `about $${(conversations * 10 * (2.5 + 0.12)).toFixed(2)} with 2,500 + 60 tokens a call`,

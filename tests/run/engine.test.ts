@@ -83,4 +83,13 @@ describe.skipIf(MODEL === undefined)(`a run of ${MODEL} on the built-in domains`
       expect(resumed?.equals(never as Buffer), file).toBe(true);
     }
   });
+
+  test("with adapters, resumed between their steps, too", async () => {
+    const adapters = { lora_r: 4, task_order: ["shop"], learning_rate: 1e-2 };
+    const [never, stopped] = [join(root, "adapters"), mkdtempSync(join(root, "stopped-"))];
+    await coreRun(never, adapters);
+    await expect(coreRun(stopped, adapters, /^Saved .*checkpoint_latest/)).rejects.toThrow(AbortedError);
+    await coreRun(stopped, { ...adapters, resume_from: stopped });
+    expect(metricsOf(stopped)).toBe(metricsOf(never));
+  });
 });

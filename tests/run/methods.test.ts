@@ -194,6 +194,13 @@ test("earlier domains are probed between steps, as often as the current one is e
   expect(off.rows.filter((row) => row.kind === "probe")).toEqual([]);
 });
 
+test("progressive answers an earlier domain as it did when that was trained", async () => {
+  const { rows } = await run("progressive");
+  const scores = rows.filter((row) => row.kind === "scores").slice(1);
+  expect(scores.map(({ rewards }) => rewards.hall)).toEqual(Array(3).fill(scores[0]?.rewards.hall));
+  expect(scores.map(({ scores: { hall } }) => hall?.kl_drift)).toEqual(Array(3).fill(scores[0]?.scores.hall?.kl_drift));
+});
+
 test("every adapter of a run is the method's or the run's", async () => {
   const adapters = async (method: Method, fields = {}) =>
     (await run(method, fields)).policy.weightOps.flatMap((op) => (op.op === "add_adapter" ? [op.name] : []));

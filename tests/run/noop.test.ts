@@ -58,7 +58,7 @@ describe.each(fromData)("%s", (name) => {
     const split = splitDomain(domain, OPTIONS);
     const { agents, n_tasks, n_tasks_write, noop_tasks, excluded } = baselinesOf(split);
     expect(n_tasks).toBe(split.test.length);
-    expect(excluded).toEqual(split.excluded.test);
+    expect(excluded).toEqual(split.excluded);
     expect(noop_tasks).toEqual(split.test.filter((task) => solvedByNothing(domain, task)).map(({ id }) => id));
     for (const score of Object.values(agents)) {
       if (score === null) continue;
@@ -94,7 +94,7 @@ describe("one domain", () => {
       n_tasks: 3,
       n_tasks_write: 1,
       noop_tasks: ["B"],
-      excluded: [],
+      excluded: { train: [], test: [] },
       agents: {
         empty: { reward_mean: 1 / 3, reward_mean_write: 0, reward_mean_noop: 1 / 2, rewards: { A: 0, B: 1, C: 0 } },
         refuse: { reward_mean: 2 / 3, reward_mean_write: 0, reward_mean_noop: 1, rewards: { A: 0, B: 1, C: 1 } },

@@ -7,12 +7,14 @@ import { Rng } from "../../src/base/rng.ts";
 import type { RunConfig, RunConfigInput } from "../../src/config/schema.ts";
 import { openEngine } from "../../src/core/engine.ts";
 import { type FakePolicy, fakePolicy } from "../../src/core/fake.ts";
+import { collectRollouts } from "../../src/rollout/collect.ts";
 import { AbortedError } from "../../src/run/abort.ts";
 import { type SftResult, sft, trainSupervised } from "../../src/run/sft.ts";
 import { openSftCheckpoint } from "../../src/run/sft-checkpoint.ts";
 import { readRecorded } from "../../src/run/sft-data.ts";
 import { prepareConversations } from "../../src/run/sft-prepare.ts";
-import type { ToolCall } from "../../src/tau2/types.ts";
+import { quickstartDomain } from "../../src/tau2/domains/quickstart/index.ts";
+import type { ToolCall, User } from "../../src/tau2/types.ts";
 import { LIBRARY, MODELS, modelDirectory } from "../core/opened.ts";
 import { lampRollouts, writeRollouts } from "../support/lamp-rollouts.ts";
 import { lampConfig } from "../support/lamp-run.ts";
@@ -110,48 +112,65 @@ describe("over a scripted policy", () => {
 const BUILTIN = "configs/quickstart-model";
 const ready = LIBRARY !== null && existsSync(join(BUILTIN, "model.safetensors"));
 
-test.skipIf(!ready)(
-  "the built-in model learns what it is shown: the loss of held-out tasks falls",
-  async () => {
-    if (!existsSync(data)) writeRollouts(data, await lampRollouts());
-    const { collectRollouts } = await import("../../src/rollout/collect.ts");
-    const { quickstartDomain } = await import("../../src/tau2/domains/quickstart/index.ts");
-    const domain = quickstartDomain("phone");
-    const config = lampConfig("unused", { model_name_or_path: BUILTIN, max_new_tokens: 48, temperature: 1 });
-    const rollouts = join(root, "phone.jsonl.zst");
+/** Conversations of the built-in model itself, some of them won. */
+async function phoneRollouts(path: string): Promise<void> {
+  const domain = quickstartDomain("phone");
+  using policy = await openEngine({ ...ENGINE, library: LIBRARY, model_directory: BUILTIN });
+  const groups = await collectRollouts(
+    policy,
+    domain.tasks.slice(0, 24).map((task) => ({ domain, task, replayed: false })),
     {
-      using policy = await openBuiltin();
-      const planned = domain.tasks.slice(0, 24).map((task) => ({ domain, task, replayed: false }));
-      const groups = await collectRollouts(policy, planned, {
-        config,
-        phase: "train",
-        step: 0,
-        samples: 4,
-        policy_version: 0,
-        makeUser: (_, task) => domain.scriptedUser?.(task) as never,
-      });
-      writeRollouts(rollouts, groups);
-    }
-    const log_dir = join(root, "phone");
-    const fields = {
-      data: [rollouts],
-      min_reward: 1,
-      model_name_or_path: BUILTIN,
-      model_dtype: "float32",
-      learning_rate: 3e-4,
-      warmup_steps: 0,
-      sft_epochs: 3,
-      sft_validation_fraction: 0.25,
-    } as const;
-    const { rows, model_directory } = await sft(configOf(log_dir, fields), { edge: edgeOf(), library: LIBRARY });
-    const losses = rows.flatMap((row) => (row.kind === "sft_validation" ? [row["sft/validation_loss"]] : []));
-    expect(losses).toHaveLength(4);
-    expect(losses.at(-1)).toBeLessThan(0.8 * (losses[0] ?? 0));
-    using again = await openEngine({ ...ENGINE, library: LIBRARY, model_directory });
-    expect(again.info.parameters).toBeLessThan(1e6);
-  },
-  60_000,
-);
+      config: lampConfig("unused", { model_name_or_path: BUILTIN, max_new_tokens: 48, temperature: 1 }),
+      phase: "train",
+      step: 0,
+      samples: 4,
+      policy_version: 0,
+      makeUser: (_, task) => domain.scriptedUser?.(task) as User,
+    },
+  );
+  writeRollouts(path, groups);
+}
+
+describe.skipIf(!ready)("the built-in model, shown conversations that were won", () => {
+  test.each([
+    { what: "all weights", fields: { learning_rate: 3e-4 } },
+    { what: "adapters", fields: { learning_rate: 3e-3, lora_r: 8 } },
+  ])(
+    "$what: the loss of held-out tasks falls; stopped and resumed, it becomes the same model",
+    async ({ what, fields }) => {
+      const rollouts = join(root, "phone.jsonl.zst");
+      if (!existsSync(rollouts)) await phoneRollouts(rollouts);
+      const config = (log_dir: string, more: Partial<RunConfigInput> = {}) =>
+        configOf(join(root, log_dir), {
+          data: [rollouts],
+          min_reward: 1,
+          model_name_or_path: BUILTIN,
+          model_dtype: "float32",
+          warmup_steps: 0,
+          sft_epochs: 3,
+          sft_validation_fraction: 0.25,
+          ...fields,
+          ...more,
+        });
+      const { rows, model_directory } = await sft(config(what), { edge: edgeOf(), library: LIBRARY });
+      const losses = rows.flatMap((row) => (row.kind === "sft_validation" ? [row["sft/validation_loss"]] : []));
+      expect(losses).toHaveLength(4);
+      expect(losses.at(-1)).toBeLessThan(0.8 * (losses[0] ?? 0));
+      using again = await openEngine({ ...ENGINE, library: LIBRARY, model_directory });
+      expect(again.info.parameters).toBeLessThan(1e6);
+
+      const stop = new AbortController();
+      const edge = edgeOf(stop.signal, (text) => void (/^Epoch 1, step/.test(text) && stop.abort()));
+      const stopped = `${what} stopped`;
+      await expect(sft(config(stopped), { edge, library: LIBRARY })).rejects.toThrow(AbortedError);
+      const resumed = config(stopped, { resume_from: join(root, stopped) });
+      await sft(resumed, { edge: edgeOf(), library: LIBRARY });
+      for (const file of ["metrics.jsonl", "model/model.safetensors"])
+        expect(readFileSync(join(root, stopped, file)).equals(readFileSync(join(root, what, file))), file).toBe(true);
+    },
+    60_000,
+  );
+});
 
 const ENGINE = {
   dtype: "float32",
@@ -160,7 +179,6 @@ const ENGINE = {
   prefix_sharing: true,
   gradient_checkpointing: false,
 } as const;
-const openBuiltin = () => openEngine({ ...ENGINE, library: LIBRARY, model_directory: BUILTIN });
 
 const results = join(SHARED, "tau2/results");
 const tau2_data_dir = join(SHARED, "tau2/data");

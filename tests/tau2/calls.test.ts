@@ -1,7 +1,6 @@
 /** Scripts of tool calls, run by the original and by us: contents, error flags, and the hash of every state in between. */
 import { describe, expect, test } from "bun:test";
 import { type ExactObject, type ExactValue, pythonStr } from "../../src/base/exact.ts";
-import { knownDomains } from "../../src/tau2/domains/index.ts";
 import { prepareEnvironment, runAssertion, ToolEnvironment } from "../../src/tau2/environment.ts";
 import { PythonError } from "../../src/tau2/python.ts";
 import { canonicalText } from "../../src/tau2/record-text.ts";
@@ -139,10 +138,8 @@ describe.skipIf(!hasFixtures)(`calls ${hasFixtures ? "" : WITHOUT_FIXTURES}`, ()
     testRecords(kind, fixtures(kind), checkRecord);
   }
 
-  test("some domain of ours is recorded", () => {
-    expect(fixtures("golden", "walks", "edges", "errors").some(({ domain }) => knownDomains().includes(domain))).toBe(
-      true,
-    );
+  test("something is recorded", () => {
+    expect(fixtures("golden", "walks", "edges", "errors").length).toBeGreaterThan(0);
   });
 
   test("error texts of Python and pydantic are close to the original's", () => {

@@ -1,6 +1,6 @@
 /** What a domain shows to models: policy, prompts, tool schemas, tasks with their defaults; and what it says of bad data. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { UserError } from "../../src/base/errors.ts";
@@ -11,7 +11,7 @@ import { mutates, type ToolEnvironment } from "../../src/tau2/environment.ts";
 import { taskWrites } from "../../src/tau2/evaluator.ts";
 import { scenarioText, taskText } from "../../src/tau2/task.ts";
 import { toolSchema, toolsDescription } from "../../src/tau2/tool.ts";
-import type { ToolSchema } from "../../src/tau2/types.ts";
+import type { Domain, ToolSchema } from "../../src/tau2/types.ts";
 import { userToolsOf } from "../../src/tau2/user.ts";
 import { dataDirectory, domainOf, fixtures, hasFixtures, taskOf, testRecords, WITHOUT_FIXTURES } from "./fixtures.ts";
 
@@ -106,21 +106,25 @@ describe.skipIf(!hasFixtures)(`splits and data directories ${hasFixtures ? "" : 
     );
   });
 
-  /** Loads a copy of the airline's data in which one file is edited. */
-  function loadEdited(name: string, file: string, edit: (content: string) => string | null): () => unknown {
-    const root = join(scratch, name);
-    mkdirSync(join(root, "domains"), { recursive: true });
-    cpSync(join(dataDirectory, "tau2/domains/airline"), join(root, "domains/airline"), { recursive: true, mode: 0 });
-    cpSync(join(dataDirectory, "tau2/user_simulator"), join(root, "user_simulator"), { recursive: true });
-    const path = join(root, "domains/airline", file);
-    const content = edit(readFileSync(path, "utf8"));
-    rmSync(path, { force: true });
-    if (content !== null) writeFileSync(path, content);
-    return () => loadDomain("airline", { tau2_data_dir: root, train_split: 0.5 });
+  /** Loads a domain's data with one file edited; null: it is missing. */
+  function loadEdited(
+    place: string,
+    { domain, file, edit }: { domain: string; file: string; edit: (content: string) => string | null },
+  ): () => Domain {
+    const root = join(scratch, place);
+    const folder = join(root, "domains", domain);
+    mkdirSync(folder, { recursive: true });
+    symlinkSync(join(dataDirectory, "tau2/user_simulator"), join(root, "user_simulator"));
+    const original = join(dataDirectory, "tau2/domains", domain);
+    for (const name of readdirSync(original).filter((name) => name !== file))
+      symlinkSync(join(original, name), join(folder, name));
+    const content = edit(readFileSync(join(original, file), "utf8"));
+    if (content !== null) writeFileSync(join(folder, file), content);
+    return () => loadDomain(domain, { tau2_data_dir: root, train_split: 0.5 });
   }
 
   test("without a split file, the first part of the tasks is for training", () => {
-    const domain = loadEdited("no-split", "split_tasks.json", () => null)() as ReturnType<typeof loadDomain>;
+    const domain = loadEdited("no-split", { domain: "airline", file: "split_tasks.json", edit: () => null })();
     const ids = domain.tasks.map(({ id }) => id);
     expect(domain.splits).toEqual({ train: ids.slice(0, 25), test: ids.slice(25), base: ids });
   });
@@ -165,7 +169,32 @@ describe.skipIf(!hasFixtures)(`splits and data directories ${hasFixtures ? "" : 
       "split_tasks.json: train: task 99 is not in tasks.json",
     ],
   ] as const)("%s is refused by name", (name, file, edit, message) => {
-    const load = loadEdited(name.replaceAll(" ", "-"), file, edit as (content: string) => string | null);
+    const load = loadEdited(name.replaceAll(" ", "-"), { domain: "airline", file, edit });
+    expect(load).toThrow(UserError);
+    expect(load).toThrow(message);
+  });
+
+  test.each([
+    ["broken TOML", "db.toml", "[[plans]]", "[[plans", "db.toml:1: not valid TOML: "],
+    [
+      "text for a TOML number",
+      "db.toml",
+      "data_limit_gb = 5.0",
+      'data_limit_gb = "much"',
+      "db.toml: plans.0.data_limit_gb: ",
+    ],
+    ["no date", "db.toml", '"2026-12-31"', '"2026-13-31"', "db.toml: lines.0.contract_end_date: "],
+    ["unknown setting", "user_db.toml", "airplane_mode", "space_mode", "user_db.toml: device.space_mode: Extra inputs"],
+    [
+      "unknown state",
+      "user_db.toml",
+      '"connected"',
+      '"lost"',
+      "user_db.toml: device.network_connection_status: Input should",
+    ],
+  ])("telecom with %s is refused by name", (name, file, from, to, message) => {
+    const edit = (content: string): string => content.replace(from, to);
+    const load = loadEdited(name.replaceAll(" ", "-"), { domain: "telecom", file, edit });
     expect(load).toThrow(UserError);
     expect(load).toThrow(message);
   });

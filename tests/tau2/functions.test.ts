@@ -10,10 +10,11 @@ import {
   roundTwoDecimals,
 } from "../../src/base/exact.ts";
 import { Database, DatabaseImage, deepMerge } from "../../src/tau2/database.ts";
+import { mockDb } from "../../src/tau2/domains/mock/model.ts";
 import { communicated } from "../../src/tau2/evaluator.ts";
 import { calculate } from "../../src/tau2/expression.ts";
 import { functionalFormat, gymObservation, parseActionString } from "../../src/tau2/gym.ts";
-import { dict, list, literal, model, optional, parseModel, record, str } from "../../src/tau2/model.ts";
+import { parseModel } from "../../src/tau2/model.ts";
 import { validateMessageHistory } from "../../src/tau2/orchestrator.ts";
 import { PythonError } from "../../src/tau2/python.ts";
 import { parseTask, scenarioText } from "../../src/tau2/task.ts";
@@ -48,24 +49,6 @@ function checkFacts(fixture: FixtureRecord, messages: readonly Message[]): void 
   if (fixture.justifications !== undefined)
     expect(found.map(({ justification }) => justification)).toEqual(fixture.justifications as string[]);
 }
-
-const mockDb = model(
-  "MockDB",
-  {
-    tasks: dict(
-      record(
-        model("Task", {
-          task_id: str,
-          title: str,
-          description: { type: optional(str), default: null },
-          status: literal("pending", "completed"),
-        }),
-      ),
-    ),
-    users: dict(record(model("User", { user_id: str, name: str, tasks: list(str) }))),
-  },
-  "forbid",
-);
 
 const CHECKS: Readonly<Record<string, (fixture: FixtureRecord) => void>> = {
   float_repr: ({ hex, text }) => expect(floatRepr(bits(hex))).toBe(text as string),

@@ -7,7 +7,7 @@ use super::{EngineOptions, Failure, Message, Texts, no_model};
 use crate::error::{Error, Result};
 use crate::model::{Cache, Dtype, Model, SequenceId};
 use crate::text::Text;
-use crate::train::{self, AdamW, Magnitude, Objective, Trainer, TrainerOptions, WeightOp};
+use crate::train::{self, AdamW, Magnitude, Objective, PART_ROWS, Trainer, TrainerOptions, WeightOp};
 use rayon::prelude::*;
 use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -557,7 +557,7 @@ fn trainer_of<'a>(slot: &'a mut Option<Trainer>, policy: &Model, options: &Engin
 
 fn trainer_options(options: &EngineOptions) -> TrainerOptions {
     let EngineOptions { gradient_checkpointing, prefix_sharing, .. } = *options;
-    TrainerOptions { gradient_checkpointing, prefix_sharing }
+    TrainerOptions { gradient_checkpointing, prefix_sharing, part_rows: PART_ROWS }
 }
 
 fn make_directory(path: &Path) -> Result<()> {

@@ -12,6 +12,7 @@ use crate::error::Result;
 use candle_core::{D, DType, Tensor};
 use rayon::prelude::*;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, Debug)]
 pub struct HeadShape {
@@ -33,7 +34,8 @@ impl HeadShape {
     }
 }
 
-/// A segment of the training tree: rows `start..start + len`, behind the segments of its ancestors (root first).
+/// A segment of the training tree: keys `start..start + len`, behind those of its ancestors' segments (root first). Keys
+/// may start with some that were computed before; queries are the rest of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     pub start: usize,
@@ -153,16 +155,19 @@ impl QueryBlock {
 /// One block of a node for one key/value head.
 struct Task<'a> {
     node: &'a Node,
+    /// Keys that have no query here.
+    before: usize,
     first: usize,
     rows: usize,
     kv_head: usize,
 }
 
 impl<'a> Task<'a> {
-    fn of_nodes(nodes: &'a [Node], shape: HeadShape, kv_head: usize) -> impl Iterator<Item = Task<'a>> {
+    fn of_nodes(nodes: &'a [Node], before: usize, shape: HeadShape, kv_head: usize) -> impl Iterator<Item = Task<'a>> {
         nodes.iter().flat_map(move |node| {
             (0..node.len).step_by(shape.block_rows()).map(move |first| Task {
                 node,
+                before,
                 first,
                 rows: shape.block_rows().min(node.len - first),
                 kv_head,
@@ -178,8 +183,9 @@ impl<'a> Task<'a> {
             scale: shape.scale(),
         }
     }
+    /// Among the queries.
     fn first_row(&self) -> usize {
-        self.node.start + self.first
+        self.node.start - self.before + self.first
     }
     /// (first row, rows) of each segment whose keys this block sees.
     fn segments(&self) -> impl Iterator<Item = (usize, usize)> {
@@ -208,18 +214,22 @@ struct PackedColumns {
 impl PackedColumns {
     fn new(x: &[f32], nodes: &[Node], shape: HeadShape) -> Self {
         let width = shape.kv_heads * shape.dim;
+        let own = nodes.iter().map(|node| (node.start, node.len));
+        let segments: BTreeMap<usize, usize> =
+            nodes.iter().flat_map(|node| node.ancestors.iter().copied()).chain(own).collect();
+        let segments: Vec<(usize, usize)> = segments.into_iter().collect();
         let pack = |i: usize| {
-            let (node, kv_head) = (&nodes[i / shape.kv_heads], i % shape.kv_heads);
-            let view = View { data: &x[node.start * width + kv_head * shape.dim..], row: width, column: 1 };
-            Packed::new(view.transposed(), shape.dim, node.len, Threads::One)
+            let ((start, len), kv_head) = (segments[i / shape.kv_heads], i % shape.kv_heads);
+            let view = View { data: &x[start * width + kv_head * shape.dim..], row: width, column: 1 };
+            Packed::new(view.transposed(), shape.dim, len, Threads::One)
         };
-        let packed = (0..nodes.len() * shape.kv_heads).into_par_iter().map(pack).collect();
-        Self { starts: nodes.iter().map(|node| node.start).collect(), kv_heads: shape.kv_heads, packed }
+        let packed = (0..segments.len() * shape.kv_heads).into_par_iter().map(pack).collect();
+        Self { starts: segments.iter().map(|(start, _)| *start).collect(), kv_heads: shape.kv_heads, packed }
     }
 
     fn segment(&self, start: usize, kv_head: usize) -> &Packed {
-        let node = self.starts.binary_search(&start).expect("ancestors are segments themselves");
-        &self.packed[node * self.kv_heads + kv_head]
+        let segment = self.starts.binary_search(&start).expect("every segment was packed");
+        &self.packed[segment * self.kv_heads + kv_head]
     }
 }
 
@@ -260,8 +270,8 @@ impl Shared {
     }
 }
 
-/// softmax(Q·Kᵀ / √D)·V along the tree. q `[N, heads · D]`, k and v `[N, kv_heads · D]`; returns the output `[N, heads · D]`
-/// and each row's log-sum-exp `[N, heads]`.
+/// softmax(Q·Kᵀ / √D)·V along the tree. q `[N, heads · D]`, k and v `[B + N, kv_heads · D]`, of which the first B have no
+/// query here; returns the output `[N, heads · D]` and each row's log-sum-exp `[N, heads]`.
 pub fn attention(
     kernels: Kernels,
     q: &Tensor,
@@ -273,12 +283,13 @@ pub fn attention(
     if kernels == Kernels::Plain {
         return plain::attention(q, k, v, nodes, shape);
     }
-    let rows = q.dim(0)?;
+    let (rows, before) = (q.dim(0)?, k.dim(0)? - q.dim(0)?);
     let (out, lse) = (uninitialised((rows, shape.heads * shape.dim))?, uninitialised((rows, shape.heads))?);
     let (q, k, v) = (read(q)?, read(k)?, read(v)?);
     let (q, v): (&[f32], &[f32]) = (&q, &v);
     let packed_k = PackedColumns::new(&k, nodes, shape);
-    let tasks: Vec<Task> = (0..shape.kv_heads).flat_map(|kv_head| Task::of_nodes(nodes, shape, kv_head)).collect();
+    let tasks: Vec<Task> =
+        (0..shape.kv_heads).flat_map(|kv_head| Task::of_nodes(nodes, before, shape, kv_head)).collect();
     write(&out, |out| {
         write(&lse, |lse| {
             let (out, lse) = (Shared(out.as_mut_ptr()), Shared(lse.as_mut_ptr()));
@@ -340,12 +351,12 @@ pub fn attention_backward(
     if kernels == Kernels::Plain {
         return plain::attention_backward(d_out, saved, nodes, shape);
     }
-    let rows = saved.q.dim(0)?;
+    let (rows, keys) = (saved.q.dim(0)?, saved.k.dim(0)?);
     let width = shape.kv_heads * shape.dim;
     let dq = uninitialised((rows, shape.heads * shape.dim))?;
     let (dk, dv) = (
-        Tensor::zeros((rows, width), DType::F32, d_out.device())?,
-        Tensor::zeros((rows, width), DType::F32, d_out.device())?,
+        Tensor::zeros((keys, width), DType::F32, d_out.device())?,
+        Tensor::zeros((keys, width), DType::F32, d_out.device())?,
     );
     let (q, k, v, o, lse, d_out) =
         (read(saved.q)?, read(saved.k)?, read(saved.v)?, read(saved.out)?, read(saved.lse)?, read(d_out)?);
@@ -359,7 +370,7 @@ pub fn attention_backward(
                     Targets { dq: Shared(dq.as_mut_ptr()), dk: Shared(dk.as_mut_ptr()), dv: Shared(dv.as_mut_ptr()) };
                 // one task per key/value head: only so do two tasks never add to the same key
                 (0..shape.kv_heads).into_par_iter().for_each(|kv_head| {
-                    for task in Task::of_nodes(nodes, shape, kv_head) {
+                    for task in Task::of_nodes(nodes, keys - rows, shape, kv_head) {
                         SCRATCH.with_borrow_mut(|scratch| block_backward(&task, &memory, targets, shape, scratch));
                     }
                 });
@@ -697,8 +708,9 @@ mod plain {
 
     pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, nodes: &[Node], shape: HeadShape) -> Result<(Tensor, Tensor)> {
         let (mut outs, mut lses) = (Vec::new(), Vec::new());
+        let before = k.dim(0)? - q.dim(0)?;
         for node in nodes {
-            let q = by_head(&q.narrow(0, node.start, node.len)?, shape.heads, shape.dim)?;
+            let q = by_head(&q.narrow(0, node.start - before, node.len)?, shape.heads, shape.dim)?;
             let (k, v) = (per_head(&path(k, node)?, shape)?, per_head(&path(v, node)?, shape)?);
             let (weights, lse) = softmax(&q, &k, node.depth(), shape)?;
             outs.push(by_row(&weights.matmul(&v)?)?);
@@ -713,11 +725,12 @@ mod plain {
         nodes: &[Node],
         shape: HeadShape,
     ) -> Result<(Tensor, Tensor, Tensor)> {
-        let rows = saved.q.dim(0)?;
-        let zeros = Tensor::zeros((rows, shape.kv_heads * shape.dim), DType::F32, d_out.device())?;
+        let keys = saved.k.dim(0)?;
+        let before = keys - saved.q.dim(0)?;
+        let zeros = Tensor::zeros((keys, shape.kv_heads * shape.dim), DType::F32, d_out.device())?;
         let (mut dqs, mut dk, mut dv) = (Vec::new(), zeros.clone(), zeros);
         for node in nodes {
-            let part = |x: &Tensor| by_head(&x.narrow(0, node.start, node.len)?, shape.heads, shape.dim);
+            let part = |x: &Tensor| by_head(&x.narrow(0, node.start - before, node.len)?, shape.heads, shape.dim);
             let (q, d_out) = (part(saved.q)?, part(d_out)?);
             let (k, v) = (per_head(&path(saved.k, node)?, shape)?, per_head(&path(saved.v, node)?, shape)?);
             let (weights, _) = softmax(&q, &k, node.depth(), shape)?;

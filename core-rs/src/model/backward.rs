@@ -1,10 +1,9 @@
 //! The backward pass, written by hand, layer by layer; candle's autograd is the oracle in the tests.
-use super::forward::{Activations, LayerActivations};
-use super::weights::LayerIds;
+use super::forward::{Activations, LayerActivations, RowsOf, Trunk, behind};
 use super::{Model, Parameter};
 use crate::error::Result;
 use crate::kernels::{
-    Attended, Node, Rotation, attention_backward, column_sums, rms_norm_backward, rotate, scatter_add_rows, sum,
+    Attended, Node, Rotation, attention_backward, column_sums, read, rms_norm_backward, rotate, scatter_add_rows, sum,
     swiglu_backward, uninitialised, write, zeros_like,
 };
 use candle_core::Tensor;
@@ -35,6 +34,32 @@ impl Gradients {
     }
 }
 
+/// Gradients of a trunk's keys and values, layer by layer; the parts below add theirs.
+pub struct TrunkGradients {
+    layers: Vec<(Tensor, Tensor)>,
+}
+
+impl TrunkGradients {
+    pub fn zeros(trunk: &Trunk) -> Result<Self> {
+        let zeros = |(k, v): &(Tensor, Tensor)| Ok((zeros_like(k)?, zeros_like(v)?));
+        Ok(Self { layers: trunk.layers.iter().map(zeros).collect::<Result<_>>()? })
+    }
+}
+
+fn add_to(sum: &mut Tensor, part: &Tensor) -> Result<()> {
+    let part = read(part)?;
+    write(sum, |sum| sum.iter_mut().zip(part.iter()).for_each(|(s, p)| *s += p))
+}
+
+/// What a part's backward reads beside its own activations.
+pub struct Surroundings<'a> {
+    /// The trunks above, root first, and where their gradients go.
+    pub above: &'a [&'a Trunk],
+    pub above_gradients: &'a mut [TrunkGradients],
+    /// What the parts below found for this part's keys.
+    pub below: Option<TrunkGradients>,
+}
+
 impl Model {
     /// Gradient of the rows given to `final_norm`; adds the norm weight's own.
     pub fn final_norm_backward(
@@ -56,35 +81,68 @@ impl Model {
     pub fn backward(
         &self,
         d_last: Tensor,
-        tokens_n: &[u32],
-        nodes: &[Node],
+        rows: RowsOf,
         mut activations: Activations,
+        mut around: Surroundings,
         gradients: &mut Gradients,
     ) -> Result<()> {
         let mut dx = d_last;
-        for (layer, ids) in self.ids.layers.iter().enumerate().rev() {
+        for layer in (0..self.layer_ids().len()).rev() {
             let input = activations.inputs.pop().expect("one input a layer");
             let kept = match activations.layers[layer].take() {
                 Some(kept) => kept,
-                None => self.training_layer(ids, input, &activations.rotation, nodes)?.1,
+                None => self.training_layer(layer, input, &activations.rotation, rows.nodes, around.above)?.1,
             };
-            dx = self.layer_backward(ids, dx, kept, &activations.rotation, nodes, gradients)?;
+            dx = self.layer_backward(layer, dx, kept, &activations.rotation, rows.nodes, &mut around, gradients)?;
         }
         match gradients.of(self.ids.embed) {
-            Some(gradient) => scatter_add_rows(self.kernels, gradient, tokens_n, &dx),
+            Some(gradient) => scatter_add_rows(self.kernels, gradient, rows.tokens_n, &dx),
             None => Ok(()),
         }
     }
 
+    /// (dq, dk, dv) of these rows; what belongs to the trunks above is added there.
+    fn attention_backward(
+        &self,
+        layer: usize,
+        d_attended: &Tensor,
+        kept: &LayerActivations,
+        nodes: &[Node],
+        around: &mut Surroundings,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        let (k, v) =
+            (behind(around.above, layer, &kept.k, |(k, _)| k)?, behind(around.above, layer, &kept.v, |(_, v)| v)?);
+        let saved = Attended { q: &kept.q, k: &k, v: &v, out: &kept.attended, lse: &kept.lse };
+        let (dq, dk, dv) = attention_backward(self.kernels, d_attended, &saved, nodes, self.config.heads)?;
+        let mut at = 0;
+        for TrunkGradients { layers } in around.above_gradients.iter_mut() {
+            let (trunk_dk, trunk_dv) = &mut layers[layer];
+            let rows = trunk_dk.dim(0)?;
+            add_to(trunk_dk, &dk.narrow(0, at, rows)?)?;
+            add_to(trunk_dv, &dv.narrow(0, at, rows)?)?;
+            at += rows;
+        }
+        let own = dk.dim(0)? - at;
+        let (mut dk, mut dv) = (dk.narrow(0, at, own)?, dv.narrow(0, at, own)?);
+        if let Some(TrunkGradients { layers }) = &around.below {
+            dk = (dk + &layers[layer].0)?;
+            dv = (dv + &layers[layer].1)?;
+        }
+        Ok((dq, dk, dv))
+    }
+
+    #[allow(clippy::too_many_arguments)]
     fn layer_backward(
         &self,
-        ids: &LayerIds,
+        layer: usize,
         dy: Tensor,
         kept: LayerActivations,
         rotation: &Rotation,
         nodes: &[Node],
+        around: &mut Surroundings,
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
+        let ids = &self.layer_ids()[layer];
         let kernels = self.kernels;
         let tensor = |id: usize| &self.parameters[id].weight.tensor;
 
@@ -106,8 +164,7 @@ impl Model {
 
         let mut d_attended = uninitialised(kept.attended.shape())?;
         self.project_backward(&mut d_attended, &d_middle, &kept.attended, ids.o, false, gradients)?;
-        let saved = Attended { q: &kept.q, k: &kept.k, v: &kept.v, out: &kept.attended, lse: &kept.lse };
-        let (dq, dk, dv) = attention_backward(kernels, &d_attended, &saved, nodes, self.config.heads)?;
+        let (dq, dk, dv) = self.attention_backward(layer, &d_attended, &kept, nodes, around)?;
         let (mut dq, mut dk) = (rotate(kernels, dq, rotation, true)?, rotate(kernels, dk, rotation, true)?);
         if let (Some(norms), Some([(q, q_inverse), (k, k_inverse)])) = (ids.qk_norm, &kept.raw_qk) {
             dq = self.head_norm_backward(&dq, q, q_inverse, norms[0], gradients)?;

@@ -26,7 +26,7 @@ pub struct LayerActivations {
     pub activated: Tensor,
 }
 
-/// Layer inputs, and with them either all that backward needs or (gradient checkpointing) nothing more.
+/// What backward reads again, as far as it was asked to be kept.
 pub struct Activations {
     pub rotation: Rotation,
     pub inputs: Vec<Tensor>,
@@ -35,50 +35,83 @@ pub struct Activations {
     pub last: Tensor,
 }
 
+/// Rows of a pass: tokens, their positions, and the segments they belong to.
+#[derive(Clone, Copy)]
+pub struct RowsOf<'a> {
+    pub tokens_n: &'a [u32],
+    pub positions_n: &'a [u32],
+    pub nodes: &'a [Node],
+}
+
+/// Keys and values `[N, kv_heads · D]` of a trunk, layer by layer, which the parts below it see.
+pub struct Trunk {
+    pub layers: Vec<(Tensor, Tensor)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    Nothing,
+    /// The layers' inputs, from which backward computes each layer again (gradient checkpointing).
+    Inputs,
+    Everything,
+}
+
+/// The trunks' keys (or values) of a layer, then these.
+pub(super) fn behind(
+    above: &[&Trunk],
+    layer: usize,
+    own: &Tensor,
+    pick: impl Fn(&(Tensor, Tensor)) -> &Tensor,
+) -> Result<Tensor> {
+    if above.is_empty() {
+        return Ok(own.clone());
+    }
+    let all: Vec<&Tensor> = above.iter().map(|trunk| pick(&trunk.layers[layer])).chain([own]).collect();
+    Ok(Tensor::cat(&all, 0)?)
+}
+
 /// Attention over wherever the keys are: (q, k, v) of this pass's rows → output and log-sum-exp.
 pub(super) type Attend<'a> = dyn FnMut(&Tensor, &Tensor, &Tensor) -> Result<(Tensor, Tensor)> + 'a;
 
 impl Model {
-    /// Token embeddings through all layers; `[N, H]` before the final norm.
-    pub fn hidden(&self, tokens_n: &[u32], positions_n: &[u32], nodes: &[Node]) -> Result<Tensor> {
-        let rotation = Rotation::new(positions_n, &self.config.rotary_frequencies)?;
-        let mut x = self.embed(tokens_n)?;
-        for ids in &self.ids.layers {
-            x = self
-                .layer(ids, x, &rotation, &mut |q, k, v| attention(self.kernels, q, k, v, nodes, self.config.heads))?
-                .0;
-        }
-        Ok(x)
-    }
-
-    /// As `hidden`, keeping what backward needs (only the layers' inputs when `checkpointing`).
+    /// Token embeddings through all layers, behind the keys of the trunks above (root first). With `keys`, those of these
+    /// rows come back too.
     pub fn forward(
         &self,
-        tokens_n: &[u32],
-        positions_n: &[u32],
-        nodes: &[Node],
-        checkpointing: bool,
-    ) -> Result<Activations> {
-        let rotation = Rotation::new(positions_n, &self.config.rotary_frequencies)?;
-        let mut x = self.embed(tokens_n)?;
-        let (mut inputs, mut layers) = (Vec::new(), Vec::new());
-        for ids in &self.ids.layers {
-            inputs.push(x.clone());
-            let (y, kept) = self.training_layer(ids, x, &rotation, nodes)?;
-            layers.push((!checkpointing).then_some(kept));
+        rows: RowsOf,
+        above: &[&Trunk],
+        keep: Keep,
+        keys: bool,
+    ) -> Result<(Activations, Option<Trunk>)> {
+        let rotation = Rotation::new(rows.positions_n, &self.config.rotary_frequencies)?;
+        let mut x = self.embed(rows.tokens_n)?;
+        let (mut inputs, mut layers, mut trunk) = (Vec::new(), Vec::new(), Vec::new());
+        for layer in 0..self.ids.layers.len() {
+            if keep != Keep::Nothing {
+                inputs.push(x.clone());
+            }
+            let (y, kept) = self.training_layer(layer, x, &rotation, rows.nodes, above)?;
+            if keys {
+                trunk.push((kept.k.clone(), kept.v.clone()));
+            }
+            layers.push((keep == Keep::Everything).then_some(kept));
             x = y;
         }
-        Ok(Activations { rotation, inputs, layers, last: x })
+        Ok((Activations { rotation, inputs, layers, last: x }, keys.then_some(Trunk { layers: trunk })))
     }
 
     pub(super) fn training_layer(
         &self,
-        ids: &LayerIds,
+        layer: usize,
         x: Tensor,
         rotation: &Rotation,
         nodes: &[Node],
+        above: &[&Trunk],
     ) -> Result<(Tensor, LayerActivations)> {
-        self.layer(ids, x, rotation, &mut |q, k, v| attention(self.kernels, q, k, v, nodes, self.config.heads))
+        self.layer(&self.ids.layers[layer], x, rotation, &mut |q, k, v| {
+            let (k, v) = (behind(above, layer, k, |(k, _)| k)?, behind(above, layer, v, |(_, v)| v)?);
+            attention(self.kernels, q, &k, &v, nodes, self.config.heads)
+        })
     }
 
     pub(super) fn embed(&self, tokens_n: &[u32]) -> Result<Tensor> {

@@ -7,10 +7,10 @@ mod forward;
 mod weights;
 
 pub use adapters::{Adapter, AdapterSpec};
-pub use backward::Gradients;
+pub use backward::{Gradients, Surroundings, TrunkGradients};
 pub use cache::{Cache, SequenceId};
 pub use config::ModelConfig;
-pub use forward::Activations;
+pub use forward::{Activations, Keep, RowsOf, Trunk};
 pub use weights::{Dtype, Parameter, write_file};
 
 use crate::error::{Error, Result};

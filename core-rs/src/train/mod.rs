@@ -18,13 +18,16 @@ use crate::kernels::{
     Chunk, Distribution, Target, gather_rows, linear, log_softmax, scatter_add_rows, token_gradient,
     vocabulary_backward, vocabulary_forward, vocabulary_logits,
 };
-use crate::model::{Gradients, Model};
+use crate::model::{Gradients, Keep, Model, Surroundings, Trunk, TrunkGradients};
 use candle_core::{DType, Tensor};
 use loss::{LossToken, TokenLoss, sequence_losses, token_loss};
 use optimizer::Optimizer;
 use std::time::{Duration, Instant};
 use tree::TokenTree;
 use vectors::Vectors;
+
+/// Enough for the products to run at full speed.
+pub const PART_ROWS: usize = 2048;
 
 /// S ragged sequences laid end to end: `tokens_n[offsets[s]..offsets[s + 1]]`. Position t of the other arrays speaks about
 /// token t given those before it; a sequence's first token is never in the loss.
@@ -63,6 +66,8 @@ pub struct TrainerOptions {
     /// Keep only the layers' inputs and compute each layer again in backward.
     pub gradient_checkpointing: bool,
     pub prefix_sharing: bool,
+    /// Rows that a part of the tree may have before it is cut at a branch; `PART_ROWS` unless a test says otherwise.
+    pub part_rows: usize,
 }
 
 /// The policy's accumulated gradient, master weights and moments, and the vectors of continual-learning methods.
@@ -89,10 +94,9 @@ impl Trainer {
     ) -> Result<GradientReport> {
         let began = Instant::now();
         let pass = Pass::new(model, batch, objective.into(), &self.options)?;
-        let anchor = pass.anchored(anchor)?;
-        let anchored = began.elapsed();
-        let mut report = pass.gradient(anchor, &mut self.gradients)?;
-        report.forward += anchored;
+        let anchored = pass.anchored(anchor)?;
+        let mut report = pass.gradient(&anchored, &mut self.gradients)?;
+        report.forward = began.elapsed() - report.backward;
         Ok(report)
     }
 
@@ -105,8 +109,7 @@ impl Trainer {
         loss: &Loss,
     ) -> Result<GradientReport> {
         let pass = Pass::new(model, batch, loss.into(), &self.options)?;
-        let references = pass.asked.tokens.iter().map(|t| references_n[*t]).collect();
-        pass.gradient(Anchored::Logprobs(references), &mut self.gradients)
+        pass.gradient(&Anchored::Logprobs(references_n.to_vec()), &mut self.gradients)
     }
 
     /// Clips, takes an AdamW step and zeroes the gradient.
@@ -142,90 +145,160 @@ struct Pass<'a> {
     objective: Objective,
     tree: TokenTree,
     asked: Asked,
-    checkpointing: bool,
+    keep: Keep,
 }
 
-/// What the anchor says of the asked tokens.
+/// What the anchor says.
 enum Anchored<'a> {
     Nothing,
+    /// Of each token of the batch.
     Logprobs(Vec<f32>),
-    /// Its rows after the final norm, for whole distributions.
-    Rows(&'a Model, Tensor),
+    /// Per part, the asked rows after the final norm, for whole distributions.
+    Rows(&'a Model, Vec<Option<Tensor>>),
+}
+
+/// What moves on the way through the tree.
+struct Descent<'a> {
+    anchored: &'a Anchored<'a>,
+    /// Where the loss of a token depends on others of its sequence.
+    losses: Option<Vec<TokenLoss>>,
+    gradients: &'a mut Gradients,
+    above: Vec<Trunk>,
+    above_gradients: Vec<TrunkGradients>,
+    totals: Totals,
+    backward: Duration,
 }
 
 impl<'a> Pass<'a> {
     fn new(model: &'a Model, batch: &'a Batch<'a>, objective: Objective, options: &TrainerOptions) -> Result<Self> {
         check(model, batch)?;
-        let tree = TokenTree::new(batch.tokens_n, batch.offsets, options.prefix_sharing);
+        let tree = TokenTree::new(batch.tokens_n, batch.offsets, options.prefix_sharing, options.part_rows);
         let asked = Asked::of(&tree, batch.offsets, batch.tokens_n, |t| batch.weights_n[t] != 0.0);
-        Ok(Self { model, batch, objective, tree, asked, checkpointing: options.gradient_checkpointing })
+        let keep = if options.gradient_checkpointing { Keep::Inputs } else { Keep::Everything };
+        Ok(Self { model, batch, objective, tree, asked, keep })
     }
 
     fn anchored<'b>(&self, anchor: Option<&'b Model>) -> Result<Anchored<'b>> {
         Ok(match (anchor, self.objective) {
             (Some(anchor), Objective::Tokens(loss)) => {
-                let found = self.asked.distributions(anchor, &self.tree, loss.temperature())?;
+                let found = self.distributions(anchor, loss.temperature())?;
                 Anchored::Logprobs(found.iter().map(|d| d.logprob).collect())
             }
             (Some(anchor), Objective::Distill { .. }) => {
-                Anchored::Rows(anchor, self.asked.rows_of(anchor, &self.tree)?)
+                let mut rows: Vec<Option<Tensor>> = vec![None; self.tree.parts.len()];
+                self.asked.visit(anchor, &self.tree, |part, normed| {
+                    rows[part] = Some(normed);
+                    Ok(())
+                })?;
+                Anchored::Rows(anchor, rows)
             }
             _ => Anchored::Nothing,
         })
     }
 
-    fn gradient(&self, anchored: Anchored, gradients: &mut Gradients) -> Result<GradientReport> {
-        let Self { model, tree, asked, .. } = self;
-        let mut report = GradientReport { computed_tokens: tree.tokens_n.len() as u64, ..Default::default() };
-        if asked.targets.is_empty() {
+    fn distributions(&self, model: &Model, temperature: f32) -> Result<Vec<Distribution>> {
+        self.asked.distributions(model, &self.tree, self.batch.tokens_n.len(), temperature)
+    }
+
+    fn gradient(&self, anchored: &Anchored, gradients: &mut Gradients) -> Result<GradientReport> {
+        let mut report = GradientReport { computed_tokens: self.tree.computed_rows() as u64, ..Default::default() };
+        if self.asked.is_empty() {
             return Ok(report);
         }
+        let mut descent = Descent {
+            anchored,
+            losses: self.sequence_losses(anchored)?,
+            gradients,
+            above: Vec::new(),
+            above_gradients: Vec::new(),
+            totals: Totals::default(),
+            backward: Duration::ZERO,
+        };
+        for root in &self.tree.roots {
+            self.descend(*root, &mut descent)?;
+        }
+        descent.totals.report(&mut report);
+        report.backward = descent.backward;
+        Ok(report)
+    }
+
+    /// Forward through a part, then the parts below it, then back.
+    fn descend(&self, id: usize, descent: &mut Descent) -> Result<()> {
+        let (model, part) = (self.model, &self.tree.parts[id]);
+        let rows = part.rows.view();
+        let is_trunk = !part.children.is_empty();
+        let above: Vec<&Trunk> = descent.above.iter().collect();
+        let (activations, trunk) = model.forward(rows, &above, self.keep, is_trunk)?;
+        let below = match trunk {
+            None => None,
+            Some(trunk) => {
+                descent.above_gradients.push(TrunkGradients::zeros(&trunk)?);
+                descent.above.push(trunk);
+                part.children.iter().try_for_each(|child| self.descend(*child, descent))?;
+                descent.above.pop();
+                descent.above_gradients.pop()
+            }
+        };
         let began = Instant::now();
-        let activations = model.forward(&tree.tokens_n, &tree.positions_n, &tree.nodes, self.checkpointing)?;
-        report.forward = began.elapsed();
-        let rows = gather_rows(model.kernels, &activations.last, &asked.rows)?;
+        let d_last = self.vocabulary_gradient(id, &activations.last, descent)?;
+        let Descent { above, above_gradients, gradients, .. } = descent;
+        let above: Vec<&Trunk> = above.iter().collect();
+        model.backward(d_last, rows, activations, Surroundings { above: &above, above_gradients, below }, gradients)?;
+        descent.backward += began.elapsed();
+        Ok(())
+    }
+
+    /// From the last layer's output of a part through the loss, and back to its gradient.
+    fn vocabulary_gradient(&self, id: usize, last: &Tensor, descent: &mut Descent) -> Result<Tensor> {
+        let (model, asked) = (self.model, &self.asked.parts[id]);
+        let mut d_last = Tensor::zeros(last.shape(), DType::F32, last.device())?;
+        if asked.rows.is_empty() {
+            return Ok(d_last);
+        }
+        let rows = gather_rows(model.kernels, last, &asked.rows)?;
         let (normed, inverse_rms) = model.final_norm(&rows)?;
-        let whole = self.sequence_losses(&normed, &anchored)?;
-        let mut totals = Totals::default();
-        let head_gradient = model.head_gradient(gradients);
+        let Descent { anchored, losses, gradients, totals, .. } = descent;
         let d_normed = vocabulary_backward(
             model.kernels,
             &normed,
             model.head(),
             &asked.targets,
-            head_gradient,
-            |chunk, logits| self.logit_gradient(chunk, logits, &anchored, whole.as_deref(), &mut totals),
+            model.head_gradient(gradients),
+            |chunk, logits| {
+                let tokens = &asked.tokens[chunk.first_target..][..chunk.targets.len()];
+                self.logit_gradient(id, chunk, tokens, logits, anchored, losses.as_deref(), totals)
+            },
         )?;
         let d_rows = model.final_norm_backward(&d_normed, &rows, &inverse_rms, gradients)?;
-        let mut d_last = Tensor::zeros(activations.last.shape(), DType::F32, activations.last.device())?;
         scatter_add_rows(model.kernels, &mut d_last, &asked.rows, &d_rows)?;
-        model.backward(d_last, &tree.tokens_n, &tree.nodes, activations, gradients)?;
-        totals.report(&mut report);
-        report.backward = began.elapsed() - report.forward;
-        Ok(report)
+        Ok(d_last)
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn logit_gradient(
         &self,
+        part: usize,
         chunk: &Chunk,
+        tokens: &[usize],
         logits: Tensor,
         anchored: &Anchored,
-        whole: Option<&[TokenLoss]>,
+        losses: Option<&[TokenLoss]>,
         totals: &mut Totals,
     ) -> Result<Tensor> {
         let (kernels, batch) = (self.model.kernels, self.batch);
-        let tokens = &self.asked.tokens[chunk.first_target..][..chunk.targets.len()];
         let weights: Vec<f32> = tokens.iter().map(|t| batch.weights_n[*t]).collect();
         let (values, gradient) = match (self.objective, anchored) {
             (Objective::Tokens(loss), _) => {
                 return token_gradient(kernels, chunk, logits, loss.temperature(), |i, new| {
-                    let result =
-                        whole.map_or_else(|| token_loss(&loss, self.loss_token(i, anchored), new), |losses| losses[i]);
+                    let t = tokens[i - chunk.first_target];
+                    let of = || token_loss(&loss, self.loss_token(t, anchored), new);
+                    let result = losses.map_or_else(of, |losses| losses[t]);
                     totals.add(result, new);
                     result.slope
                 });
             }
             (Objective::Distill { temperature }, Anchored::Rows(anchor, rows)) => {
+                let rows = rows[part].as_ref().expect("asked parts were visited");
                 let rows = rows.narrow(0, chunk.first_row, logits.dim(0)?)?;
                 let of_anchor = linear(kernels, &rows, anchor.head(), None)?;
                 objective::distill(chunk, &logits, &of_anchor, &weights, temperature)?
@@ -247,19 +320,26 @@ impl<'a> Pass<'a> {
         Ok(gradient)
     }
 
-    /// Where a token's loss depends on its whole sequence, the vocabulary is passed twice: here for the distributions alone.
-    fn sequence_losses(&self, normed: &Tensor, anchored: &Anchored) -> Result<Option<Vec<TokenLoss>>> {
-        let Self { model, asked, objective: Objective::Tokens(loss), .. } = self else { return Ok(None) };
-        let tokens: Vec<LossToken> = (0..asked.tokens.len()).map(|i| self.loss_token(i, anchored)).collect();
-        sequence_losses(loss, &tokens, || {
-            vocabulary_forward(model.kernels, normed, model.head(), &asked.targets, loss.temperature())
-        })
+    /// Per token of the batch, where a token's loss depends on the rest of its sequence; it takes a forward pass of its own.
+    fn sequence_losses(&self, anchored: &Anchored) -> Result<Option<Vec<TokenLoss>>> {
+        let Objective::Tokens(loss) = self.objective else { return Ok(None) };
+        let in_loss: Vec<usize> = (0..self.batch.tokens_n.len()).filter(|t| self.batch.weights_n[*t] != 0.0).collect();
+        let tokens: Vec<LossToken> = in_loss.iter().map(|t| self.loss_token(*t, anchored)).collect();
+        let found = sequence_losses(&loss, &tokens, || {
+            let all = self.distributions(self.model, loss.temperature())?;
+            Ok(in_loss.iter().map(|t| all[*t]).collect())
+        })?;
+        Ok(found.map(|found| {
+            let mut losses = vec![TokenLoss::default(); self.batch.tokens_n.len()];
+            in_loss.iter().zip(found).for_each(|(t, loss)| losses[*t] = loss);
+            losses
+        }))
     }
 
-    fn loss_token(&self, i: usize, anchored: &Anchored) -> LossToken {
-        let (t, batch) = (self.asked.tokens[i], self.batch);
+    fn loss_token(&self, t: usize, anchored: &Anchored) -> LossToken {
+        let batch = self.batch;
         let reference_logprob = match anchored {
-            Anchored::Logprobs(references) => Some(references[i]),
+            Anchored::Logprobs(references) => Some(references[t]),
             _ => None,
         };
         LossToken {
@@ -275,13 +355,8 @@ impl<'a> Pass<'a> {
 /// log π(token | before) and the entropy it was drawn with, per token at `temperature`; zeros for the first of each sequence.
 pub fn distributions(model: &Model, tokens_n: &[u32], offsets: &[u32], temperature: f32) -> Result<Vec<Distribution>> {
     check_tokens(model, tokens_n, offsets)?;
-    let tree = TokenTree::new(tokens_n, offsets, true);
-    let asked = Asked::of(&tree, offsets, tokens_n, |_| true);
-    let mut found = vec![Distribution::default(); tokens_n.len()];
-    for (t, distribution) in asked.tokens.iter().zip(asked.distributions(model, &tree, temperature)?) {
-        found[*t] = distribution;
-    }
-    Ok(found)
+    let tree = TokenTree::new(tokens_n, offsets, true, PART_ROWS);
+    Asked::of(&tree, offsets, tokens_n, |_| true).distributions(model, &tree, tokens_n.len(), temperature)
 }
 
 /// The k likeliest tokens after each prefix and their log-probabilities, row-major; zeros for the first of each sequence.
@@ -296,23 +371,22 @@ pub fn top_logprobs(
     if k == 0 || k > model.config.vocab_size {
         return Err(Error::BadArgument(format!("k {k} is not between 1 and the vocabulary's size")));
     }
-    let tree = TokenTree::new(tokens_n, offsets, true);
+    let tree = TokenTree::new(tokens_n, offsets, true, PART_ROWS);
     let asked = Asked::of(&tree, offsets, tokens_n, |_| true);
     let (mut ids_nk, mut logprobs_nk) = (vec![0; tokens_n.len() * k], vec![0.0; tokens_n.len() * k]);
-    if asked.targets.is_empty() {
-        return Ok((ids_nk, logprobs_nk));
-    }
-    let rows = asked.rows_of(model, &tree)?;
-    vocabulary_logits(model.kernels, &rows, model.head(), &asked.targets, |chunk, logits| {
-        let logprobs = log_softmax(&logits, temperature)?.to_vec2::<f32>()?;
-        for (i, target) in chunk.targets.iter().enumerate() {
-            let at = asked.tokens[chunk.first_target + i] * k;
-            let row = &logprobs[target.row - chunk.first_row];
-            for (j, id) in largest(row, k).into_iter().enumerate() {
-                (ids_nk[at + j], logprobs_nk[at + j]) = (id, row[id as usize]);
+    asked.visit(model, &tree, |part, rows| {
+        let AskedPart { targets, tokens, .. } = &asked.parts[part];
+        vocabulary_logits(model.kernels, &rows, model.head(), targets, |chunk, logits| {
+            let logprobs = log_softmax(&logits, temperature)?.to_vec2::<f32>()?;
+            for (i, target) in chunk.targets.iter().enumerate() {
+                let at = tokens[chunk.first_target + i] * k;
+                let row = &logprobs[target.row - chunk.first_row];
+                for (j, id) in largest(row, k).into_iter().enumerate() {
+                    (ids_nk[at + j], logprobs_nk[at + j]) = (id, row[id as usize]);
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     })?;
     Ok((ids_nk, logprobs_nk))
 }
@@ -329,9 +403,15 @@ fn largest(values: &[f32], k: usize) -> Vec<u32> {
     order
 }
 
-/// The tokens whose distributions are asked for, in order of the rows that predict them.
+/// The tokens whose distributions are asked for, part by part.
 struct Asked {
-    /// Rows of the tree that predict one of them.
+    parts: Vec<AskedPart>,
+}
+
+/// In order of the rows that predict them.
+#[derive(Default)]
+struct AskedPart {
+    /// Rows of the part that predict one of the tokens.
     rows: Vec<u32>,
     /// Per asked token, its row as an index into `rows`.
     targets: Vec<Target>,
@@ -341,13 +421,68 @@ struct Asked {
 
 impl Asked {
     fn of(tree: &TokenTree, offsets: &[u32], tokens_n: &[u32], wanted: impl Fn(usize) -> bool) -> Self {
-        let mut found: Vec<(usize, usize)> = Vec::new();
+        let mut found: Vec<Vec<(usize, usize)>> = vec![Vec::new(); tree.parts.len()];
         for (sequence, bounds) in offsets.windows(2).enumerate() {
             let later = bounds[0] as usize + 1..bounds[1] as usize;
-            found.extend(later.zip(tree.rows(sequence)).filter(|(t, _)| wanted(*t)).map(|(t, row)| (row, t)));
+            for ((part, row), t) in tree.rows(sequence).zip(later).filter(|(_, t)| wanted(*t)) {
+                found[part].push((row, t));
+            }
         }
+        Self { parts: found.into_iter().map(|found| AskedPart::of(found, tokens_n)).collect() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.parts.iter().all(|part| part.rows.is_empty())
+    }
+
+    /// Per token of the batch; zeros for those that were not asked for.
+    fn distributions(&self, model: &Model, tree: &TokenTree, n: usize, temperature: f32) -> Result<Vec<Distribution>> {
+        let mut all = vec![Distribution::default(); n];
+        self.visit(model, tree, |part, rows| {
+            let AskedPart { targets, tokens, .. } = &self.parts[part];
+            let found = vocabulary_forward(model.kernels, &rows, model.head(), targets, temperature)?;
+            tokens.iter().zip(found).for_each(|(t, distribution)| all[*t] = distribution);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// Gives `visit` each part's asked rows after the final norm: what meets the vocabulary. No gradient, nothing is kept.
+    fn visit(&self, model: &Model, tree: &TokenTree, mut visit: impl FnMut(usize, Tensor) -> Result<()>) -> Result<()> {
+        let mut above = Vec::new();
+        tree.roots.iter().try_for_each(|root| self.visit_part(model, tree, *root, &mut above, &mut visit))
+    }
+
+    fn visit_part(
+        &self,
+        model: &Model,
+        tree: &TokenTree,
+        id: usize,
+        above: &mut Vec<Trunk>,
+        visit: &mut dyn FnMut(usize, Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let (part, asked) = (&tree.parts[id], &self.parts[id]);
+        let trunks: Vec<&Trunk> = above.iter().collect();
+        let (activations, trunk) =
+            model.forward(part.rows.view(), &trunks, Keep::Nothing, !part.children.is_empty())?;
+        if !asked.rows.is_empty() {
+            let rows = gather_rows(model.kernels, &activations.last, &asked.rows)?;
+            visit(id, model.final_norm(&rows)?.0)?;
+        }
+        drop(activations);
+        let Some(trunk) = trunk else { return Ok(()) };
+        above.push(trunk);
+        part.children.iter().try_for_each(|child| self.visit_part(model, tree, *child, above, visit))?;
+        above.pop();
+        Ok(())
+    }
+}
+
+impl AskedPart {
+    /// From (row, token) pairs in any order.
+    fn of(mut found: Vec<(usize, usize)>, tokens_n: &[u32]) -> Self {
         found.sort_unstable();
-        let mut asked = Self { rows: Vec::new(), targets: Vec::new(), tokens: Vec::new() };
+        let mut asked = Self::default();
         for (row, t) in found {
             if asked.rows.last() != Some(&(row as u32)) {
                 asked.rows.push(row as u32);
@@ -356,19 +491,6 @@ impl Asked {
             asked.tokens.push(t);
         }
         asked
-    }
-
-    fn distributions(&self, model: &Model, tree: &TokenTree, temperature: f32) -> Result<Vec<Distribution>> {
-        if self.targets.is_empty() {
-            return Ok(Vec::new());
-        }
-        vocabulary_forward(model.kernels, &self.rows_of(model, tree)?, model.head(), &self.targets, temperature)
-    }
-
-    /// The asked rows after the final norm: what meets the vocabulary.
-    fn rows_of(&self, model: &Model, tree: &TokenTree) -> Result<Tensor> {
-        let last = model.hidden(&tree.tokens_n, &tree.positions_n, &tree.nodes)?;
-        Ok(model.final_norm(&gather_rows(model.kernels, &last, &self.rows)?)?.0)
     }
 }
 

@@ -133,7 +133,7 @@ impl Trainer {
             let pass = Pass::new(model, &batch, objective, &self.options)?;
             let anchored = pass.anchored(anchor)?;
             gradients.clear()?;
-            pass.gradient(anchored, &mut gradients)?;
+            pass.gradient(&anchored, &mut gradients)?;
             sum.par_iter_mut().zip(gradients.trained().collect::<Vec<_>>()).try_for_each(|(sum, gradient)| {
                 let gradient = read(gradient)?;
                 write(sum, |sum| {

@@ -6,7 +6,7 @@ import type { TrainMetric } from "../names.ts";
 import type { RunRecord } from "../record.ts";
 import { scoresRowsOf } from "../rows.ts";
 import { borders, type EvaluationPoint, smoothed, trainSeries, updatesMax } from "./curves.ts";
-import { type BandPoint, type Box, colour, Panel, type Point, type Range, rangeOf } from "./panel.ts";
+import { type BandPoint, type Box, colour, Panel, type Point, type Range, rangeOf, SOFT } from "./panel.ts";
 import { element, picture, round, text } from "./svg.ts";
 
 const WIDTH = 1240;
@@ -36,7 +36,7 @@ export function comparisonSvg(records: readonly RunRecord[], { methods }: Compar
     text("Lines: mean over seeds. Training bands: lowest to highest seed. Evaluation: 95 % interval over tasks.", {
       x: 24,
       y: 50,
-      fill: "#555555",
+      fill: SOFT,
     }),
     legend(groups, places),
     ...panels.map((draw, i) => draw({ x: (i % 2) * PANEL.width, y: top + Math.floor(i / 2) * PANEL.height, ...PANEL })),
@@ -76,7 +76,7 @@ function framed(groups: readonly RunGroup[], panel: Panel): Panel {
   const marks = groups.flatMap(({ runs }) => runs.map((run) => JSON.stringify(borders(run))));
   const [first] = groups;
   if (first !== undefined && new Set(marks).size === 1)
-    for (const { x, label } of borders(first.runs[0] as RunRecord)) panel.border(x, label);
+    for (const { x, label, until } of borders(first.runs[0] as RunRecord)) panel.border(x, label, until);
   return panel;
 }
 

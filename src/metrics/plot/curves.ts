@@ -7,12 +7,17 @@ import type { BandPoint, Point } from "./panel.ts";
 
 export interface Border {
   readonly x: number;
+  readonly until: number;
   readonly label: string;
 }
 
 /** Where each experience begins. */
 export const borders = ({ config }: RunRecord): Border[] =>
-  config.task_order.map((label, index) => ({ x: index * config.num_steps_per_task, label }));
+  config.task_order.map((label, index) => ({
+    x: index * config.num_steps_per_task,
+    until: (index + 1) * config.num_steps_per_task,
+    label,
+  }));
 
 export const updatesMax = ({ config }: RunRecord): number => config.task_order.length * config.num_steps_per_task;
 

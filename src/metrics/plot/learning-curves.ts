@@ -3,7 +3,18 @@ import type { RunRecord } from "../record.ts";
 import { type ScoresRow, scoresRowsOf } from "../rows.ts";
 import type { DomainScore } from "../score.ts";
 import { borders, type EvaluationSeries, evaluationSeries, smoothed, trainSeries, updatesMax } from "./curves.ts";
-import { type Box, colour, type LegendEntry, Panel, type Point, type Range, rangeOf, title } from "./panel.ts";
+import {
+  type Box,
+  colour,
+  fitting,
+  type LegendEntry,
+  Panel,
+  type Point,
+  type Range,
+  rangeOf,
+  SOFT,
+  title,
+} from "./panel.ts";
 import { element, picture, text } from "./svg.ts";
 
 const SIZE = { width: 1240, height: 900 };
@@ -33,18 +44,19 @@ export function learningCurvesSvg(record: RunRecord): string {
 function head({ path, method, config, rows }: RunRecord): string {
   const [cell] = Object.values(scoresRowsOf(rows).at(-1)?.scores ?? {});
   const variant = cell === undefined ? "" : ` · ${cell.n_trials} trials a task · nl_assertions ${cell.nl_assertions}`;
+  const where = `${ending(path)} · ${ending(config.model_name_or_path)}${variant} · bands: 95 % interval over tasks`;
   return (
-    text(`${method} · seed ${config.seed} · ${config.model_name_or_path}`, {
-      x: 24,
-      y: 30,
-      "font-size": 18,
-      "font-weight": "bold",
-    }) + text(`${path}${variant} · bands: 95 % interval over tasks`, { x: 24, y: 50, fill: "#555555" })
+    text(`${method} · seed ${config.seed}`, { x: 24, y: 30, "font-size": 18, "font-weight": "bold" }) +
+    text(where, { x: 24, y: 50, fill: SOFT })
   );
 }
 
+/** Of a long path. */
+const ending = (path: string): string => (path.length > ENDING ? `…${path.slice(1 - ENDING)}` : path);
+const ENDING = 48;
+
 function framed(record: RunRecord, panel: Panel): Panel {
-  for (const { x, label } of borders(record)) panel.border(x, label);
+  for (const { x, label, until } of borders(record)) panel.border(x, label, until);
   return panel;
 }
 
@@ -78,8 +90,11 @@ function lossPanel(record: RunRecord, box: Box): string {
 function rewardPanel(record: RunRecord, box: Box): string {
   const lines = trainSeries(record, "rollout/reward_mean");
   const replayed = trainSeries(record, "rollout/replay_reward_mean");
+  const legend: LegendEntry[] = [{ label: "current domain", colour: colour(0) }];
+  if (replayed.flat().length > 0) legend.push({ label: "replayed tasks", colour: colour(4) });
   const panel = new Panel({
     title: "Training reward",
+    legend,
     box,
     x: [0, updatesMax(record)],
     y: REWARD,
@@ -90,15 +105,15 @@ function rewardPanel(record: RunRecord, box: Box): string {
   drawSteps(panel, replayed, colour(4));
   drawSteps(panel, lines, colour(0));
   if (lines.flat().length === 0) panel.note("no steps");
-  const legend: LegendEntry[] = [{ label: "current domain", colour: colour(0) }];
-  if (replayed.flat().length > 0) legend.push({ label: "replayed tasks", colour: colour(4) });
-  return panel.legend(legend).svg();
+  return panel.svg();
 }
 
 function evaluationPanel(record: RunRecord, box: Box): string {
   const series = evaluationSeries(record);
+  const idle = idleRewards(record);
   const panel = new Panel({
     title: "Evaluation of each domain",
+    legend: evaluationLegend(series, idle),
     box,
     x: [0, updatesMax(record)],
     y: REWARD,
@@ -106,16 +121,25 @@ function evaluationPanel(record: RunRecord, box: Box): string {
     yLabel: "mean reward",
   });
   framed(record, panel);
-  const idle = idleRewards(record);
-  for (const [i, those] of series.entries()) drawEvaluation(panel, those, colour(i));
-  for (const [i, { domain }] of series.entries())
-    if ((idle[domain] ?? 0) > 0)
-      panel.rule(idle[domain] as number, { stroke: colour(i), "stroke-dasharray": "2 4", "stroke-width": 1.5 });
-  const legend: LegendEntry[] = series.map(({ domain }, i) => ({ label: domain, colour: colour(i) }));
-  if (series.some(({ probes }) => probes.length > 0)) legend.push({ label: "probe", colour: "#888888", dot: true });
-  if (Object.values(idle).some((reward) => reward > 0))
-    legend.push({ label: "doing nothing", colour: "#888888", dashed: true });
-  return panel.legend(legend).svg();
+  for (const [i, those] of series.entries()) {
+    drawEvaluation(panel, those, colour(i));
+    const nothing = idle[those.domain] ?? 0;
+    if (nothing > 0) panel.rule(nothing, { stroke: colour(i), "stroke-dasharray": "2 4", "stroke-width": 1.5 });
+  }
+  return panel.svg();
+}
+
+function evaluationLegend(
+  series: readonly EvaluationSeries[],
+  idle: Readonly<Record<string, number>>,
+): readonly LegendEntry[] {
+  const hasProbes = series.some(({ probes }) => probes.length > 0);
+  const paysIdleness = Object.values(idle).some((reward) => reward > 0);
+  return [
+    ...series.map(({ domain }, i) => ({ label: domain, colour: colour(i) })),
+    ...(hasProbes ? [{ label: "probe", colour: SOFT, dot: true }] : []),
+    ...(paysIdleness ? [{ label: "doing nothing", colour: SOFT, dashed: true }] : []),
+  ];
 }
 
 function drawEvaluation(panel: Panel, { points, probes }: EvaluationSeries, stroke: string): void {
@@ -134,19 +158,22 @@ function idleRewards({ rows }: RunRecord): Record<string, number> {
 // ---------------------------------------------------------------------------------------------------------------------
 // Score matrix
 
-const LABELS = { left: 150, top: 66, right: 16, bottom: 20 };
+const LABELS = { top: 66, right: 16, bottom: 20 };
+/** Of DejaVu Sans at 12 px, about. */
+const LETTER = 7.4;
 
 /** Rows from the base model on, columns by domain; the cell of the domain just trained is framed. */
 function matrixPanel(rows: readonly ScoresRow[], box: Box): string {
   const columns = Object.keys(rows.at(-1)?.scores ?? {});
-  const width = (box.width - LABELS.left - LABELS.right) / Math.max(1, columns.length);
+  const left = Math.min(box.width / 3, 34 + LETTER * Math.max(...rows.map((row) => rowName(row).length)));
+  const width = (box.width - left - LABELS.right) / Math.max(1, columns.length);
   const height = Math.min(84, (box.height - LABELS.top - LABELS.bottom) / Math.max(1, rows.length));
-  const [x, y] = [box.x + LABELS.left, box.y + LABELS.top];
+  const [x, y] = [box.x + left, box.y + LABELS.top];
   const heads = columns.map((domain, c) =>
-    text(domain, { x: x + (c + 0.5) * width, y: y - 8, "text-anchor": "middle" }),
+    text(fitting(domain, width, LETTER), { x: x + (c + 0.5) * width, y: y - 8, "text-anchor": "middle" }),
   );
   const body = rows.flatMap((row, r) => [
-    text(rowName(row), { x: x - 10, y: y + (r + 0.5) * height + 4, "text-anchor": "end" }),
+    text(fitting(rowName(row), left - 20, LETTER), { x: x - 10, y: y + (r + 0.5) * height + 4, "text-anchor": "end" }),
     ...columns.flatMap((domain, c) => {
       const cell = { x: x + c * width, y: y + r * height, width, height };
       const score = row.scores[domain];

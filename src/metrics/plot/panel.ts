@@ -47,12 +47,15 @@ export interface PanelOptions {
   readonly yLabel: string;
   /** Absent: round numbers. */
   readonly xTicks?: readonly number[];
+  /** Beside the title where it fits, else in rows below it. */
+  readonly legend?: readonly LegendEntry[];
 }
 
 const MARGIN = { left: 62, right: 16, top: 34, bottom: 46 };
 const GRID = "#E4E4E4";
 const AXIS = "#888888";
-const SOFT = "#555555";
+/** Of text that explains. */
+export const SOFT = "#555555";
 
 export class Panel {
   readonly inner: Box;
@@ -63,12 +66,15 @@ export class Panel {
   constructor(options: PanelOptions) {
     this.#options = options;
     const { x, y, width, height } = options.box;
+    const legend = legendPlan(options, width - MARGIN.left - MARGIN.right);
+    const top = MARGIN.top + (legend.beside ? 0 : legend.rows.length * LEGEND_ROW);
     this.inner = {
       x: x + MARGIN.left,
-      y: y + MARGIN.top,
+      y: y + top,
       width: width - MARGIN.left - MARGIN.right,
-      height: height - MARGIN.top - MARGIN.bottom,
+      height: height - top - MARGIN.bottom,
     };
+    this.#drawLegend(legend);
   }
 
   px(x: number): number {
@@ -111,14 +117,15 @@ export class Panel {
     return this;
   }
 
-  /** A border between two parts of the x axis, named at its right. */
-  border(x: number, label: string): this {
+  /** A border between two parts of the x axis, named at its right as far as the name fits before `until`. */
+  border(x: number, label: string, until: number): this {
     const { y, height } = this.inner;
     const at = this.px(x);
     this.#drawn.unshift(
       element("path", { d: `M${round(at)} ${round(y)}v${round(height)}`, stroke: AXIS, "stroke-dasharray": "3 3" }),
     );
-    this.#over.push(text(label, { x: at + 4, y: y + 12, "font-size": 11, fill: SOFT }));
+    const shown = fitting(label, this.px(until) - at - 8, LETTER);
+    this.#over.push(text(shown, { x: at + 4, y: y + 12, "font-size": 11, fill: SOFT }));
     return this;
   }
 
@@ -128,20 +135,15 @@ export class Panel {
     return this;
   }
 
-  /** Beside the title where it fits, else at the bottom of the frame, in rows. */
-  legend(entries: readonly LegendEntry[]): this {
-    const { x, y, width, height } = this.inner;
-    const beside = widthOf(entries) + this.#options.title.length * TITLE_LETTER < width;
-    const rows = beside ? [entries] : legendRows(entries, width - 16);
-    const first = beside ? y - 17 : y + height - rows.length * LEGEND_ROW;
+  #drawLegend({ beside, rows }: LegendPlan): void {
+    const { x, y, width } = this.inner;
     for (const [r, row] of rows.entries()) {
-      let at = beside ? x + width - widthOf(row) + ENTRY_GAP : x + 12;
+      let at = beside ? x + width - widthOf(row) + ENTRY_GAP : x;
       for (const entry of row) {
-        this.#over.push(legendEntry(entry, at, first + r * LEGEND_ROW));
+        this.#over.push(legendEntry(entry, at, y - 17 - (rows.length - 1 - r) * LEGEND_ROW));
         at += entryWidth(entry);
       }
     }
-    return this;
   }
 
   /** A name on the x axis. */
@@ -211,8 +213,26 @@ const LEGEND_ROW = 17;
 const ENTRY_GAP = 18;
 const SWATCH = 22;
 
-/** DejaVu Sans at 11 px: about 6.6 px a letter. */
-const entryWidth = ({ label }: LegendEntry): number => SWATCH + 6 + label.length * 6.6 + ENTRY_GAP;
+/** Of DejaVu Sans at 11 px, about. */
+const LETTER = 6.6;
+
+const entryWidth = ({ label }: LegendEntry): number => SWATCH + 6 + label.length * LETTER + ENTRY_GAP;
+
+/** Cut with an ellipsis where it is wider than `width`. */
+export function fitting(label: string, width: number, letter: number): string {
+  const letters = Math.floor(width / letter);
+  return label.length <= letters ? label : letters < 2 ? "" : `${label.slice(0, letters - 1)}…`;
+}
+
+interface LegendPlan {
+  readonly beside: boolean;
+  readonly rows: readonly (readonly LegendEntry[])[];
+}
+
+function legendPlan({ title: content, legend = [] }: PanelOptions, width: number): LegendPlan {
+  const beside = widthOf(legend) + content.length * TITLE_LETTER < width;
+  return { beside, rows: beside ? [legend] : legendRows(legend, width) };
+}
 
 const widthOf = (entries: readonly LegendEntry[]): number => entries.reduce((sum, entry) => sum + entryWidth(entry), 0);
 

@@ -3,7 +3,6 @@
  * Effects happen in the original's order, one by one, because those before a failure stay.
  */
 import {
-  dumps,
   type ExactObject,
   type ExactValue,
   isObject,
@@ -133,22 +132,19 @@ function search({ flights }: Airline, { date, origin, destination, leaveAfter }:
   return results;
 }
 
-/** Numbers of flights, in the database's order; null is any place. */
+/** Numbers of flights, in the database's order; null is any place, and a value of another type names none. */
 function flightsBetween(flights: Table<Flight>, origin: ExactValue, destination: ExactValue): Iterable<string> {
-  if (origin === null && destination === null) return flights.base.keys();
-  return flightsByPlace(flights).get(placesKey(origin, destination)) ?? [];
+  return flightsByPlace(flights).get(origin)?.get(destination) ?? [];
 }
 
-/** Arguments of other types name no place. */
-const placesKey = (origin: ExactValue, destination: ExactValue): string => dumps([origin, destination]);
-
 const flightsByPlace = tableIndex((flights: ReadonlyMap<string, Flight>) => {
-  const numbers = new Map<string, string[]>();
-  for (const [number, { origin, destination }] of flights) {
-    for (const key of [placesKey(origin, destination), placesKey(origin, null), placesKey(null, destination)]) {
-      const known = numbers.get(key);
-      if (known === undefined) numbers.set(key, [number]);
-      else known.push(number);
+  const numbers = new Map<ExactValue, Map<ExactValue, string[]>>();
+  for (const [number, flight] of flights) {
+    for (const origin of [flight.origin, null]) {
+      const there = numbers.get(origin) ?? new Map<ExactValue, string[]>();
+      numbers.set(origin, there);
+      for (const destination of [flight.destination, null])
+        there.set(destination, [...(there.get(destination) ?? []), number]);
     }
   }
   return numbers;
