@@ -5,6 +5,7 @@
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { openEngine } from "../../src/core/engine.ts";
 import { CORE_LIBRARY } from "./core-library.ts";
+import { grpoLoss } from "./loss.ts";
 
 interface Work {
   readonly model: string;
@@ -64,16 +65,7 @@ const SHORT = {
   advantages_N: Float32Array.of(0, 1, 1),
   old_logprobs_N: Float32Array.of(0, -5, -5),
 };
-const loss = {
-  kind: "grpo",
-  clip_low: 0.2,
-  clip_high: 0.2,
-  kl_coef: work.anchor ? 0.1 : 0,
-  kl_ratio_correction: false,
-  anchor: work.anchor ? "base" : null,
-  entropy_coef: 0,
-  temperature: 1,
-} as const;
+const loss = grpoLoss(work.anchor ? {} : { kl_coef: 0, anchor: null });
 const adamw = { learning_rate: 1e-6, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0, max_grad_norm: 1 };
 await policy.forwardBackward(SHORT, loss); // moments are pages of zeros until a step writes them
 await policy.optimizerStep(adamw);
