@@ -55,8 +55,12 @@ const sequence = {
     ["airline", "retail", "telecom"],
   ),
   num_steps_per_task: count(1, 100, "Steps (one update each) per domain."),
-  batch_size_per_gpu: count(1, 4, "Tasks of a batch; a step takes batch × accumulation tasks."),
-  gradient_accumulation_steps: count(1, 2, "Batches of a step."),
+  batch_size_per_gpu: count(1, 4, "Tasks of a batch; a step takes batch × accumulation tasks (`sft`: conversations)."),
+  gradient_accumulation_steps: count(
+    1,
+    2,
+    "Batches of a step: it only multiplies a step's tasks; they are one gradient, and memory does not grow with it.",
+  ),
   nproc_per_node: count(1, 1, "Processes. Not in this release: more than 1 is refused."),
   max_tasks_per_domain: maybe(
     whole(1, "Train on the first N tasks of a domain only; null = all. Never limits evaluation."),

@@ -86,7 +86,7 @@ export interface TokenBatch {
 }
 
 /**
- * A micro-batch with its loss. Position t of `*_N` speaks about token t given those before it; a sequence's first token
+ * What a gradient is made of, with its loss. Position t of `*_N` speaks about token t given those before it; a sequence's first token
  * is never in the loss. loss = Σ_t weight_t · ℓ_t, so the normaliser of grpo, bnpo, dapo or dr_grpo is in the weights.
  */
 export interface TrainingBatch extends TokenBatch {
@@ -150,7 +150,7 @@ export type LossOptions =
       readonly kind: "output_norm";
     };
 
-/** Means are over tokens with a weight, of this micro-batch. `loss` is Σ weight·ℓ. */
+/** Means are over tokens with a weight. `loss` is Σ weight·ℓ. */
 export interface GradientReport {
   readonly loss: number;
   readonly loss_tokens: number;

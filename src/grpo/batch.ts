@@ -12,7 +12,6 @@ import { isTruncated, type RewardConfig, returnFrom, type ShapedReward, shapedRe
 
 export interface BatchConfig extends AdvantageConfig, RewardConfig {
   readonly loss_type: "grpo" | "dr_grpo" | "dapo" | "bnpo" | "gspo" | "cispo";
-  readonly gradient_accumulation_steps: number;
   readonly num_mini_batches: number;
   readonly entropy_coef: number;
   /** The KL is in the reward instead of the loss. */
@@ -27,11 +26,8 @@ export interface BatchConfig extends AdvantageConfig, RewardConfig {
 }
 
 export interface PackedStep {
-  /**
-   * One list an update: a batch per gradient-accumulation slice that has something to learn from. Groups are never cut in
-   * two; mini-batches without anything to learn are left out.
-   */
-  readonly mini_batches: readonly (readonly TrainingBatch[])[];
+  /** One an update, so that the core computes what its conversations share once; those without anything to learn are left out. */
+  readonly mini_batches: readonly TrainingBatch[];
   readonly report: PackReport;
 }
 
@@ -71,8 +67,7 @@ interface Sample {
 
 /**
  * Every sampled token of every packed rollout gets a weight, no other token does. Weights are normalised over a mini-batch
- * (with one of them: over the step), so the losses of its batches add up to its loss. S and "tokens" are those of the
- * mini-batch, M the number of mini-batches:
+ * (with one of them: over the step). S and "tokens" are those of the mini-batch, M the number of mini-batches:
  *
  *   grpo, gspo   1 / (S · tokens of the sequence)        mean over sequences of the mean over tokens
  *   bnpo         1 / tokens
@@ -99,15 +94,11 @@ export function packBatches(
     length > 0 && !(zeroLossWithoutAdvantage && advantages_K.every((advantage) => advantage === 0));
   const packed = dealt(samples_PG, config.num_mini_batches).map((mini_PG) => ({
     weightOf: tokenWeight({ mini: mini_PG.flat(), step: samples }, config),
-    slices: slices(mini_PG, Math.ceil(config.gradient_accumulation_steps / config.num_mini_batches))
-      .map((slice) => slice.flat().filter(matters))
-      .filter((slice) => slice.length > 0),
+    inLoss: mini_PG.flat().filter(matters),
   }));
-  const inLoss = packed.flatMap((mini) => mini.slices.flat());
+  const inLoss = packed.flatMap((mini) => mini.inLoss);
   return {
-    mini_batches: packed
-      .filter((mini) => mini.slices.length > 0)
-      .map((mini) => mini.slices.map((slice) => pack(slice, mini.weightOf))),
+    mini_batches: packed.filter((mini) => mini.inLoss.length > 0).map((mini) => pack(mini.inLoss, mini.weightOf)),
     report: {
       sequences: samples.length,
       packed_sequences: inLoss.length,
@@ -190,12 +181,6 @@ function tokenWeight(
 /** As cards are dealt. */
 const dealt = <T>(items: readonly T[], hands: number): T[][] =>
   Array.from({ length: hands }, (_, hand) => items.filter((_, i) => i % hands === hand));
-
-/** Contiguous runs of groups, as even in number as they can be. */
-function slices<T>(items: readonly T[], count: number): T[][] {
-  const border = (slice: number) => Math.round((slice * items.length) / count);
-  return Array.from({ length: count }, (_, slice) => items.slice(border(slice), border(slice + 1)));
-}
 
 function pack(samples: readonly Sample[], weightOf: (sample: Sample) => number): TrainingBatch {
   const offsets = new Uint32Array(samples.length + 1);

@@ -14,26 +14,18 @@ export interface TokenKlOptions {
   readonly kl_estimator: KlEstimator;
   /** That the log-probabilities were recorded at. */
   readonly temperature: number;
-  /** Groups are computed in this many parts. */
-  readonly gradient_accumulation_steps: number;
 }
 
 export async function tokenKl(policy: Policy, groups: readonly Group[], options: TokenKlOptions): Promise<TokenKl> {
-  const { anchor, kl_estimator, temperature, gradient_accumulation_steps } = options;
-  const kl = new Map<Rollout, Float32Array>();
-  const part = Math.ceil(groups.length / gradient_accumulation_steps);
-  for (let from = 0; from < groups.length; from += part) {
-    const rollouts = groups
-      .slice(from, from + part)
-      .flatMap((group) => group.rollouts)
-      .filter((rollout) => !isFailed(rollout) && rollout.tokens.length > 0);
-    if (rollouts.length === 0) continue;
-    const batch = laidOut(rollouts);
-    const reference_N = await policy.logprobs(anchor, batch, { temperature });
-    for (const [s, rollout] of rollouts.entries())
-      kl.set(rollout, klOf(rollout, reference_N.subarray(batch.offsets[s], batch.offsets[s + 1]), kl_estimator));
-  }
-  return kl;
+  const { anchor, kl_estimator, temperature } = options;
+  const rollouts = groups
+    .flatMap((group) => group.rollouts)
+    .filter((rollout) => !isFailed(rollout) && rollout.tokens.length > 0);
+  if (rollouts.length === 0) return new Map();
+  const batch = laidOut(rollouts);
+  const reference_N = await policy.logprobs(anchor, batch, { temperature });
+  const reference = (s: number) => reference_N.subarray(batch.offsets[s], batch.offsets[s + 1]);
+  return new Map(rollouts.map((rollout, s) => [rollout, klOf(rollout, reference(s), kl_estimator)]));
 }
 
 /** Mean over all tokens that were sampled; null where nothing was measured. */

@@ -4,26 +4,9 @@ import type { TokenRecord } from "../rollout/dialogue.ts";
 
 export type SupervisedSequence = Pick<TokenRecord, "tokens" | "sampled_mask">;
 
-/**
- * Batches of `sequences_per_batch`, whose losses add up to the mean over the agent's tokens of all of them. Each of these
- * tokens has the same weight, no other token has any.
- */
-export function packSupervised(
-  sequences: readonly SupervisedSequence[],
-  { sequences_per_batch }: { readonly sequences_per_batch: number },
-): TrainingBatch[] {
+/** The mean over the agent's tokens: each of these has the same weight, no other token has any. */
+export function packSupervised(sequences: readonly SupervisedSequence[]): TrainingBatch {
   const weight = 1 / sequences.reduce((sum, { sampled_mask }) => sum + targetTokens(sampled_mask), 0);
-  const starts = Array.from(
-    { length: Math.ceil(sequences.length / sequences_per_batch) },
-    (_, i) => i * sequences_per_batch,
-  );
-  return starts.map((start) => pack(sequences.slice(start, start + sequences_per_batch), weight));
-}
-
-export const targetTokens = (sampled_mask: Uint8Array): number =>
-  sampled_mask.reduce((sum, sampled) => sum + sampled, 0);
-
-function pack(sequences: readonly SupervisedSequence[], weight: number): TrainingBatch {
   const offsets = new Uint32Array(sequences.length + 1);
   for (const [s, { tokens }] of sequences.entries()) offsets[s + 1] = (offsets[s] ?? 0) + tokens.length;
   const size = offsets.at(-1) ?? 0;
@@ -36,3 +19,6 @@ function pack(sequences: readonly SupervisedSequence[], weight: number): Trainin
   }
   return { tokens_N, offsets, weights_N, advantages_N: new Float32Array(size), old_logprobs_N: new Float32Array(size) };
 }
+
+export const targetTokens = (sampled_mask: Uint8Array): number =>
+  sampled_mask.reduce((sum, sampled) => sum + sampled, 0);

@@ -187,8 +187,10 @@ function passesOf(
     case "reference": {
       const reference = groups.filter(({ use }) => use === "reference");
       const whole = { ...config, num_mini_batches: 1, completion_tokens_max: config.max_new_tokens };
-      const batches = packBatches(reference, whole).mini_batches.flat();
-      return batches.map((batch) => ({ batch: scaled(batch, strength), options: lossOptions(config, anchor) }));
+      return packBatches(reference, whole).mini_batches.map((batch) => ({
+        batch: scaled(batch, strength),
+        options: lossOptions(config, anchor),
+      }));
     }
     case "distill": {
       const current = groups.filter(({ replayed }) => !replayed).flatMap(scored);

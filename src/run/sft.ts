@@ -165,14 +165,8 @@ async function goOn(policy: Policy, { state, optimizer_file, path }: SftCheckpoi
 
 async function update(config: RunConfig, { policy, edge }: SftSession, plan: SftPlan, step: number): Promise<SftRow> {
   const learning_rate = learningRate(step, config);
-  const batches = packSupervised(plan.sequences(step), { sequences_per_batch: config.batch_size_per_gpu });
-  let [loss, loss_tokens, computed_tokens] = [0, 0, 0];
-  for (const batch of batches) {
-    const report = await orAborted(edge.signal, policy.forwardBackward(batch, LOSS));
-    loss += report.loss;
-    loss_tokens += report.loss_tokens;
-    computed_tokens += report.computed_tokens;
-  }
+  const batch = packSupervised(plan.sequences(step));
+  const { loss, loss_tokens, computed_tokens } = await orAborted(edge.signal, policy.forwardBackward(batch, LOSS));
   const { grad_norm, skipped } = await orAborted(
     edge.signal,
     policy.optimizerStep(optimizerOptions(config, learning_rate)),
@@ -197,13 +191,11 @@ const finite = (value: number): number | null => (Number.isFinite(value) ? value
 export async function validationLoss(
   policy: Policy,
   sequences: readonly SupervisedSequence[],
-  { sequences_per_batch }: { readonly sequences_per_batch: number },
 ): Promise<{ readonly loss: number; readonly tokens: number }> {
+  const { tokens_N, offsets, weights_N } = packSupervised(sequences);
+  const logprobs_N = await policy.logprobs("policy", { tokens_N, offsets }, LOSS);
   let sum = 0;
-  for (const { tokens_N, offsets, weights_N } of packSupervised(sequences, { sequences_per_batch })) {
-    const logprobs_N = await policy.logprobs("policy", { tokens_N, offsets }, LOSS);
-    for (const [n, weight] of weights_N.entries()) if (weight > 0) sum -= logprobs_N[n] ?? Number.NaN;
-  }
+  for (const [n, weight] of weights_N.entries()) if (weight > 0) sum -= logprobs_N[n] ?? Number.NaN;
   const tokens = sequences.reduce((total, { sampled_mask }) => total + targetTokens(sampled_mask), 0);
   return { loss: sum / tokens, tokens };
 }
@@ -262,10 +254,7 @@ class SftFiles implements Disposable {
     const { policy, data, edge } = this.session;
     if (data.validation.length === 0) return;
     const { loss, tokens } = await this.timed("validation", step, () =>
-      orAborted(
-        edge.signal,
-        validationLoss(policy, data.validation, { sequences_per_batch: this.config.batch_size_per_gpu }),
-      ),
+      orAborted(edge.signal, validationLoss(policy, data.validation)),
     );
     this.write({ kind: "sft_validation", step, "sft/validation_loss": loss, "sft/validation_tokens": tokens });
   }

@@ -88,7 +88,7 @@ async function trainStep(run: Run, context: StepContext): Promise<void> {
   const updated = update.updates > 0;
   await carryOut(run, method.afterStep({ ...context, groups: fresh, updated }), { ...place, groups: null });
   const facts = { experience, step, groups, refilled, packing: packed.report, reward_kl: meanKl(kl) };
-  await recordStep(run, { ...facts, update, batches: packed.mini_batches.flat() });
+  await recordStep(run, { ...facts, update, batches: packed.mini_batches });
 }
 
 /** Empty where the KL is not in the reward. */

@@ -1,10 +1,9 @@
-/** One optimizer update: the gradients of all batches of a step, then AdamW. */
+/** One optimizer update: the gradient of a batch, then AdamW. */
 import type { RunConfig } from "../config/schema.ts";
-import type { GradientReport, LossOptions, ModelName, Policy, TrainingBatch } from "../core/policy.ts";
+import type { LossOptions, ModelName, Policy, TrainingBatch } from "../core/policy.ts";
 import { orAborted } from "./abort.ts";
 
 export interface Update {
-  /** Sum over the batches: their weights are normalised over the whole step. */
   readonly loss: number;
   readonly kl: number;
   readonly entropy: number;
@@ -36,18 +35,40 @@ export interface UpdateOptions {
 
 export async function gradientStep(
   policy: Policy,
-  batches: readonly TrainingBatch[],
+  batch: TrainingBatch,
   { config, learning_rate, anchor, beforeUpdate, signal }: UpdateOptions,
 ): Promise<Update> {
-  const reports: GradientReport[] = [];
-  const loss = lossOptions(config, anchor);
-  for (const batch of batches) reports.push(await orAborted(signal, policy.forwardBackward(batch, loss)));
-  const summary = { ...combined(reports), learning_rate };
-  if (batches.length === 0) return { ...summary, grad_norm: 0, penalty: null, outcome: "nothing_to_learn" };
+  const report = await orAborted(signal, policy.forwardBackward(batch, lossOptions(config, anchor)));
+  const { kl_mean: kl, entropy_mean: entropy, ...rest } = report;
   const penalty = await beforeUpdate();
   const { grad_norm, skipped } = await orAborted(signal, policy.optimizerStep(optimizerOptions(config, learning_rate)));
-  return { ...summary, grad_norm, penalty, outcome: skipped ? "nonfinite_gradient" : "updated" };
+  return {
+    ...rest,
+    kl,
+    entropy,
+    learning_rate,
+    grad_norm,
+    penalty,
+    outcome: skipped ? "nonfinite_gradient" : "updated",
+  };
 }
+
+/** What a step comes to that has nothing to learn from. */
+export const noUpdate = (learning_rate: number): Update => ({
+  loss: 0,
+  kl: 0,
+  entropy: 0,
+  clip_low_fraction: 0,
+  clip_high_fraction: 0,
+  dual_clip_fraction: 0,
+  logprob_diff_max: 0,
+  loss_tokens: 0,
+  computed_tokens: 0,
+  learning_rate,
+  grad_norm: 0,
+  penalty: null,
+  outcome: "nothing_to_learn",
+});
 
 /** Linear: the k-th step since the start (from 0) has (k + 1) / warmup_steps of the rate, so the first one moves too. */
 export function learningRate(
@@ -83,24 +104,3 @@ export const optimizerOptions = (config: RunConfig, learning_rate: number) => ({
   weight_decay: config.weight_decay,
   max_grad_norm: config.max_grad_norm,
 });
-
-/** Means are weighted by tokens. */
-function combined(reports: readonly GradientReport[]) {
-  const tokens = sum(reports, (report) => report.loss_tokens);
-  const mean = (value: (report: GradientReport) => number) =>
-    tokens === 0 ? 0 : sum(reports, (report) => value(report) * report.loss_tokens) / tokens;
-  return {
-    loss: sum(reports, (report) => report.loss),
-    kl: mean((report) => report.kl_mean),
-    entropy: mean((report) => report.entropy_mean),
-    clip_low_fraction: mean((report) => report.clip_low_fraction),
-    clip_high_fraction: mean((report) => report.clip_high_fraction),
-    dual_clip_fraction: mean((report) => report.dual_clip_fraction),
-    logprob_diff_max: Math.max(0, ...reports.map((report) => report.logprob_diff_max)),
-    loss_tokens: tokens,
-    computed_tokens: sum(reports, (report) => report.computed_tokens),
-  };
-}
-
-const sum = (reports: readonly GradientReport[], value: (report: GradientReport) => number): number =>
-  reports.reduce((total, report) => total + value(report), 0);

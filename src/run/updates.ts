@@ -1,6 +1,6 @@
 /** The updates of one step: every mini-batch of its rollouts, once a pass. */
 import type { Policy, TrainingBatch } from "../core/policy.ts";
-import { gradientStep, type Update, type UpdateOptions } from "./update.ts";
+import { gradientStep, noUpdate, type Update, type UpdateOptions } from "./update.ts";
 
 export interface StepUpdate extends Update {
   /** Updates that moved the weights. */
@@ -13,16 +13,16 @@ export interface StepUpdate extends Update {
  */
 export async function updateOnStep(
   policy: Policy,
-  mini_batches: readonly (readonly TrainingBatch[])[],
+  mini_batches: readonly TrainingBatch[],
   options: UpdateOptions,
 ): Promise<StepUpdate> {
   const plan = Array.from({ length: options.config.num_iterations }, () => mini_batches).flat();
   const done: Update[] = [];
-  for (const batches of plan) {
-    done.push(await gradientStep(policy, batches, options));
+  for (const batch of plan) {
+    done.push(await gradientStep(policy, batch, options));
     if (done.at(-1)?.outcome === "nonfinite_gradient") break;
   }
-  const [first = await gradientStep(policy, [], options), ...later] = done;
+  const [first = noUpdate(options.learning_rate), ...later] = done;
   return later.length === 0 ? { ...first, updates: moved([first]) } : joined(first, later);
 }
 

@@ -27,39 +27,28 @@ describe("the losses of TRL's GRPO trainer follow from our weights", () => {
     test.each(cases as Case[])(
       `${model}: $loss_type, beta $beta, epsilon $epsilon/$epsilon_high, KL correction $use_bias_correction_kl`,
       (expected) => {
-        for (const gradient_accumulation_steps of [1, 2]) {
-          const batches = only(
-            packBatches(groupsOf(fixture, group), {
-              ...config,
-              loss_type: expected.loss_type,
-              kl_coef: expected.beta,
-              gradient_accumulation_steps,
-            }),
-          );
-          expect(batches).toHaveLength(gradient_accumulation_steps);
-          const loss = batches.reduce((sum, batch) => sum + plainLoss(batch, fixture, expected), 0);
-          expect(Math.abs(loss - expected.loss)).toBeLessThan(1e-5);
-          expect(Math.abs(loss - expected.formula_loss)).toBeLessThan(1e-5);
-        }
+        const of = { ...config, loss_type: expected.loss_type, kl_coef: expected.beta };
+        const loss = plainLoss(only(packBatches(groupsOf(fixture, group), of)), fixture, expected);
+        expect(Math.abs(loss - expected.loss)).toBeLessThan(1e-5);
+        expect(Math.abs(loss - expected.formula_loss)).toBeLessThan(1e-5);
       },
     );
 
     test(`${model}: every token of completion_mask and tool_mask is in the loss, no other`, () => {
       const packed = packBatches(groupsOf(fixture, group), config);
       const { report } = packed;
-      const batches = only(packed);
       const expected = fixture.rows.flatMap((row) => row.mask);
-      const inLoss = Array.from(batches[0]?.weights_N ?? [], (weight) => (weight > 0 ? 1 : 0));
+      const inLoss = Array.from(only(packed).weights_N, (weight) => (weight > 0 ? 1 : 0));
       expect(inLoss as number[]).toEqual(expected);
       expect(report.loss_tokens).toBe(loss_tokens);
     });
   }
 });
 
-/** The batches of the one update. */
-function only({ mini_batches }: PackedStep): readonly TrainingBatch[] {
-  expect(mini_batches.length).toBeLessThanOrEqual(1);
-  return mini_batches[0] ?? [];
+/** The batch of the one update. */
+function only({ mini_batches }: PackedStep): TrainingBatch {
+  expect(mini_batches).toHaveLength(1);
+  return mini_batches[0] as TrainingBatch;
 }
 
 interface Case {
@@ -185,7 +174,6 @@ const anyConfig: fc.Arbitrary<BatchConfig> = fc.record({
   malformed_call_penalty: fc.constantFrom(0, 0.5),
   max_completion_len: fc.constantFrom(null, 6),
   soft_punish_cache: fc.constant(3),
-  gradient_accumulation_steps: fc.integer({ min: 1, max: 4 }),
   kl_coef: fc.constantFrom(0, 0.1),
   entropy_coef: fc.constantFrom(0, 0.01),
   completion_tokens_max: fc.constant(12),
@@ -196,12 +184,11 @@ test("every sampled token is in the loss exactly once, and no other is", () => {
     fc.property(anyGroups, anyConfig, (rollouts_PG, config) => {
       const groups = rollouts_PG.map((rollouts, p) => groupOf(rollouts, { task_id: String(p) }));
       const { mini_batches, report } = packBatches(groups, config);
-      const batches = mini_batches.flat();
       const alive = rollouts_PG.flat().filter((rollout) => rollout.termination !== "infrastructure_error");
       const sampled = (rollout: Rollout) => rollout.sampled_mask.reduce((n, one) => n + one, 0);
       let inLoss = 0;
       let weight = 0;
-      for (const batch of batches) {
+      for (const batch of mini_batches) {
         expect(batch.offsets.at(-1)).toBe(batch.tokens_N.length);
         for (const start of batch.offsets.subarray(0, -1)) expect(batch.weights_N[start]).toBe(0);
         for (const [n, one] of batch.weights_N.entries()) {
@@ -223,21 +210,6 @@ test("every sampled token is in the loss exactly once, and no other is", () => {
         expect(weight).toBeCloseTo(speaking / alive.length, 4);
     }),
   );
-});
-
-test("slicing for gradient accumulation changes no weight and cuts no group in two", () => {
-  const groups = Array.from({ length: 5 }, (_, p) =>
-    groupOf(
-      [0, 1, 0].map((reward, g) => rolloutOf({ reward, sample: g, tokens: Uint32Array.of(p, 10 + p, 20 + g) })),
-      { task_id: String(p) },
-    ),
-  );
-  const whole = only(packBatches(groups, CONFIG));
-  const sliced = only(packBatches(groups, { ...CONFIG, gradient_accumulation_steps: 2 }));
-  expect(whole).toHaveLength(1);
-  expect(sliced.map((batch) => batch.offsets.length - 1)).toEqual([9, 6]);
-  expect(sliced.flatMap((batch) => [...batch.weights_N])).toEqual([...(whole[0]?.weights_N ?? [])]);
-  expect(sliced.flatMap((batch) => [...batch.advantages_N])).toEqual([...(whole[0]?.advantages_N ?? [])]);
 });
 
 test("a rollout lost to the infrastructure moves neither the others' advantages nor their weights", () => {
@@ -264,11 +236,11 @@ test("tied groups are reported per domain, replayed ones apart, and packed only 
     { domain: "shop", replayed: true, groups: 1, tied: 0, unequal_fraction: 1 },
     { domain: "shop", replayed: false, groups: 1, tied: 1, unequal_fraction: 0 },
   ]);
-  expect(only(packed)[0]?.offsets.length).toBe(9);
+  expect(only(packed).offsets.length).toBe(9);
   const noKl = packBatches(groups, { ...CONFIG, kl_coef: 0 });
-  expect(only(noKl)[0]?.offsets.length).toBe(3);
+  expect(only(noKl).offsets.length).toBe(3);
   expect(noKl.report).toMatchObject({ sequences: 8, packed_sequences: 2, loss_tokens: 4 });
-  const weight = only(noKl)[0]?.weights_N.find((one) => one > 0);
+  const weight = only(noKl).weights_N.find((one) => one > 0);
   expect(weight).toBeCloseTo(1 / (8 * 2), 7);
   expect(packBatches(groups, { ...CONFIG, kl_coef: 0, entropy_coef: 0.1 }).report.packed_sequences).toBe(8);
   expect(packBatches([groupOf(tied)], { ...CONFIG, kl_coef: 0 }).mini_batches).toEqual([]);
@@ -292,20 +264,16 @@ describe("mini-batches", () => {
     );
   const groups = [3, 4, 5, 6, 7].map((length, p) => pair(p, length));
   const weights = (packed: PackedStep) =>
-    packed.mini_batches.map((batches) =>
-      batches.flatMap(({ weights_N }) => [...weights_N].filter((weight) => weight > 0)),
-    );
+    packed.mini_batches.map(({ weights_N }) => [...weights_N].filter((weight) => weight > 0));
 
-  test("are dealt out by task, keep the size of a batch, and share the step's advantages", () => {
-    const config = { ...CONFIG, num_mini_batches: 2, gradient_accumulation_steps: 4, scale_rewards: "batch" } as const;
+  test("are dealt out by task and share the step's advantages", () => {
+    const config = { ...CONFIG, num_mini_batches: 2, scale_rewards: "batch" } as const;
     const { mini_batches, report } = packBatches(groups, config);
-    const firstTokens = mini_batches.map((batches) => batches.map(({ tokens_N }) => tokens_N[0]));
-    // groups 0, 2, 4 in ceil(4 / 2) batches, groups 1, 3 as well
-    expect(firstTokens).toEqual([
-      [0, 4],
+    expect(mini_batches.map(({ tokens_N }) => [...new Set(tokens_N)])).toEqual([
+      [0, 2, 4],
       [1, 3],
     ]);
-    const inStep = new Set(mini_batches.flat().flatMap(({ advantages_N }) => [...advantages_N]));
+    const inStep = new Set(mini_batches.flatMap(({ advantages_N }) => [...advantages_N]));
     expect(inStep.size).toBe(3); // 0 and ±, the same in every mini-batch
     expect(report.packed_sequences).toBe(10);
   });
@@ -346,10 +314,10 @@ describe("masked truncated rollouts", () => {
     { loss_type: "dapo", weight: 1 / 4 },
   ] as const)("$loss_type", ({ loss_type, weight }) => {
     const packed = packBatches([group], { ...config, loss_type });
-    const [batch] = only(packed);
-    expect(batch?.offsets.length).toBe(3);
-    expect([...new Set(batch?.weights_N)].map((w) => Number(w.toFixed(7)))).toEqual([0, Number(weight.toFixed(7))]);
-    expect(batch?.advantages_N[1]).toBeCloseTo((1 - 1 / 3) / (0.57735027 + 1e-4), 5);
+    const batch = only(packed);
+    expect(batch.offsets.length).toBe(3);
+    expect([...new Set(batch.weights_N)].map((w) => Number(w.toFixed(7)))).toEqual([0, Number(weight.toFixed(7))]);
+    expect(batch.advantages_N[1]).toBeCloseTo((1 - 1 / 3) / (0.57735027 + 1e-4), 5);
     expect(packed.report).toMatchObject({ sequences: 3, masked_rollouts: 1, loss_tokens: 4 });
   });
 
@@ -373,7 +341,7 @@ const twoTurns = (fields: Partial<Rollout>) =>
 test("turn-level credit reaches the tokens of its turn", () => {
   const group = groupOf([twoTurns({ reward: 1, malformed_turns: [0] }), twoTurns({ reward: 0, sample: 1 })]);
   const plain = { ...CONFIG, scale_rewards: "none", malformed_call_penalty: 0.5 } as const;
-  const advantages = (config: BatchConfig) => [...(only(packBatches([group], config))[0]?.advantages_N ?? [])];
+  const advantages = (config: BatchConfig) => [...only(packBatches([group], config)).advantages_N];
   // returns 0.5 and 0; from the second turn on 1 and 0
   expect(advantages(plain)).toEqual([0, 0.25, 0.25, 0, 0.25, 0.25, 0, -0.25, -0.25, 0, -0.25, -0.25]);
   expect(advantages({ ...plain, credit_assignment: "turn" })).toEqual([
@@ -387,9 +355,9 @@ test("KL in the reward moves advantages, and tied groups without KL in the loss 
   const rollouts = [twoTurns({ reward: 1 }), twoTurns({ reward: 1, sample: 1 })];
   const kl = new Map([[rollouts[0] as Rollout, Float32Array.of(0, 1, 0.5, 0, 0.25, 0.25)]]);
   const config = { ...CONFIG, scale_rewards: "none", kl_coef: 0.5, kl_in_reward: true } as const;
-  const [batch] = only(packBatches([groupOf(rollouts)], config, kl));
+  const batch = only(packBatches([groupOf(rollouts)], config, kl));
   // returns 1 - 0.5·2 = 0 and 1
-  expect(batch?.advantages_N[1]).toBe(-0.5);
+  expect(batch.advantages_N[1]).toBe(-0.5);
   expect(packBatches([groupOf(rollouts)], config).mini_batches).toEqual([]);
 });
 

@@ -66,6 +66,15 @@ describe("dynamic sampling", () => {
   });
 });
 
+test("a step is one gradient, the same whatever the accumulation", async () => {
+  const [whole, halves] = await Promise.all(
+    [1, 2].map((n) => run({ batch_size_per_gpu: 4 / n, gradient_accumulation_steps: n, kl_coef: 0.1 })),
+  );
+  expect(whole?.policy.batches).toHaveLength(whole?.policy.optimizerSteps.length ?? Number.NaN);
+  expect(halves?.policy.batches).toEqual(whole?.policy.batches);
+  expect(halves?.rows).toEqual(whole?.rows);
+});
+
 test("several updates a step: all are counted, and rollouts know how many came before", async () => {
   const { rows, policy } = await run({ num_iterations: 2, num_mini_batches: 2 });
   const steps = trainRows(rows);

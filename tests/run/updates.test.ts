@@ -13,7 +13,7 @@ const batch = (advantage: number): TrainingBatch => ({
   old_logprobs_N: Float32Array.of(0, -1, -1),
 });
 
-async function step(mini_batches: TrainingBatch[][], fields: Partial<RunConfigInput> = {}, fake: FakeOptions = {}) {
+async function step(mini_batches: TrainingBatch[], fields: Partial<RunConfigInput> = {}, fake: FakeOptions = {}) {
   const policy = fakePolicy(() => "", fake);
   await policy.weightOp({ op: "snapshot", name: "base" });
   const options = {
@@ -34,21 +34,21 @@ async function step(mini_batches: TrainingBatch[][], fields: Partial<RunConfigIn
 
 test("every pass takes every mini-batch, with the log-probabilities that were recorded", async () => {
   const [a, b, c] = [batch(1), batch(2), batch(3)];
-  const { policy, update } = await step([[a, b], [c]], { num_iterations: 2 });
+  const { policy, update } = await step([a, b, c], { num_iterations: 2 });
   expect(policy.batches.map(({ batch }) => batch)).toEqual([a, b, c, a, b, c]);
-  expect(policy.optimizerSteps).toHaveLength(4);
-  expect(update).toMatchObject({ updates: 4, outcome: "updated" });
+  expect(policy.optimizerSteps).toHaveLength(6);
+  expect(update).toMatchObject({ updates: 6, outcome: "updated" });
 });
 
 test("losses are means over updates, the rest over tokens; only the first update tells how well sampling was recomputed", async () => {
-  const { update } = await step([[batch(1)], [batch(1)]]);
+  const { update } = await step([batch(1), batch(1)]);
   expect(update).toMatchObject({ loss: 0.75, loss_tokens: 4, logprob_diff_max: 0.1, updates: 2 });
   expect(update.kl).toBeCloseTo((0.3 + 3 * 0.7) / 4, 12);
 });
 
 test("a gradient that is not finite ends the step", async () => {
   const fake = { optimizerReport: { skipped: true, grad_norm: Number.NaN } };
-  const { policy, update } = await step([[batch(1)], [batch(1)]], { num_iterations: 3 }, fake);
+  const { policy, update } = await step([batch(1), batch(1)], { num_iterations: 3 }, fake);
   expect(policy.optimizerSteps).toHaveLength(1);
   expect(update).toMatchObject({ updates: 0, outcome: "nonfinite_gradient" });
 });
@@ -76,6 +76,6 @@ test.each([
     { ...GRPO, kl_estimator: "k1", kl_coef: 0, anchor: null },
   ],
 ] as [Partial<RunConfigInput>, object][])("%j is the core's loss %j", async (fields, expected) => {
-  const { policy } = await step([[batch(1)]], fields);
+  const { policy } = await step([batch(1)], fields);
   expect(policy.batches[0]?.loss).toMatchObject(expected);
 });

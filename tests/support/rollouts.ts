@@ -40,7 +40,6 @@ export const PLAIN_STEP: BatchConfig = {
   scale_rewards: "group",
   advantage_baseline: "group_mean",
   credit_assignment: "trajectory",
-  gradient_accumulation_steps: 1,
   num_mini_batches: 1,
   kl_coef: 0.1,
   kl_in_reward: false,
