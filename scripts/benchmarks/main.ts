@@ -11,6 +11,8 @@ const PARTS: Readonly<Record<string, () => Promise<Part>>> = {
   sample: async () => (await import("./sample.ts")).sample,
   train: async () => (await import("./train.ts")).train,
   step: async () => (await import("./step.ts")).step,
+  shared: async () => (await import("./step.ts")).shared,
+  first: async () => (await import("./first.ts")).first,
 };
 const USAGE = `scripts/bench [PART …] [--json] [--threads N] [--reps N] [--model DIR] [--domains a,b]
 

@@ -4,14 +4,15 @@ use super::gemm::{Out, Packed, Right, Threads, View, gemm};
 use super::slices::{read, uninitialised, write};
 use crate::error::Result;
 use candle_core::{D, Tensor};
-use std::sync::{Arc, OnceLock};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
-/// A weight `[out, in]` with its packed form, which is made at first use and lives until the weight changes. Clones share
-/// both, so only a weight that never changes may be cloned.
+/// A weight `[out, in]` with its packed form, which is made at first use and lives until the weight changes or somebody
+/// forgets it. Clones share both, so only a weight that never changes may be cloned.
 #[derive(Clone)]
 pub struct Weight {
     pub tensor: Tensor,
-    packed: Arc<OnceLock<Packed>>,
+    packed: Arc<Mutex<Option<Arc<Packed>>>>,
 }
 
 impl Weight {
@@ -22,15 +23,22 @@ impl Weight {
     pub fn changed(&mut self) {
         self.packed = Arc::default();
     }
-    fn packed(&self) -> Result<&Packed> {
-        if let Some(packed) = self.packed.get() {
-            return Ok(packed);
+    /// Frees the packed form; the next use makes it again. Not where clones share it.
+    pub fn forget_packed(&self) {
+        if Arc::strong_count(&self.packed) == 1 {
+            *self.packed.lock() = None;
+        }
+    }
+    fn packed(&self) -> Result<Arc<Packed>> {
+        let mut packed = self.packed.lock();
+        if let Some(packed) = &*packed {
+            return Ok(packed.clone());
         }
         let (rows, columns) = self.tensor.dims2()?;
         let values = read(&self.tensor)?;
-        Ok(self
-            .packed
-            .get_or_init(|| Packed::new(View::rows(&values, columns).transposed(), columns, rows, Threads::All)))
+        let made = Arc::new(Packed::new(View::rows(&values, columns).transposed(), columns, rows, Threads::All));
+        *packed = Some(made.clone());
+        Ok(made)
     }
 }
 
@@ -101,7 +109,7 @@ pub fn linear(kernels: Kernels, x: &Tensor, weight: &Weight, bias: Option<&Tenso
             data.chunks_exact_mut(outer).for_each(|row| row.copy_from_slice(bias));
         }
         let out = Out { data, row: outer, accumulate: bias.is_some() };
-        gemm(rows, outer, inner, View::rows(&left, inner), Right::Packed(packed), out, Threads::All);
+        gemm(rows, outer, inner, View::rows(&left, inner), Right::Packed(&packed), out, Threads::All);
     })?;
     Ok(y)
 }

@@ -71,6 +71,11 @@ impl Model {
         self.parameters.iter().map(|p| p.weight.tensor.elem_count()).sum()
     }
 
+    /// Frees the packed weights, of which a frozen model needs none while another is trained.
+    pub fn forget_packed(&self) {
+        self.parameters.iter().for_each(|parameter| parameter.weight.forget_packed());
+    }
+
     /// A frozen copy; weights that are not trained are shared, so with adapters it is cheap.
     pub fn snapshot(&self) -> Result<Model> {
         Ok(Model {

@@ -27,7 +27,7 @@ use tree::TokenTree;
 use vectors::Vectors;
 
 /// Enough for the products to run at full speed.
-pub const PART_ROWS: usize = 2048;
+pub const PART_ROWS: usize = 1024;
 
 /// S ragged sequences laid end to end: `tokens_n[offsets[s]..offsets[s + 1]]`. Position t of the other arrays speaks about
 /// token t given those before it; a sequence's first token is never in the loss.
@@ -95,6 +95,9 @@ impl Trainer {
         let began = Instant::now();
         let pass = Pass::new(model, batch, objective.into(), &self.options)?;
         let anchored = pass.anchored(anchor)?;
+        if let (Some(anchor), Anchored::Logprobs(_)) = (anchor, &anchored) {
+            anchor.forget_packed();
+        }
         let mut report = pass.gradient(&anchored, &mut self.gradients)?;
         report.forward = began.elapsed() - report.backward;
         Ok(report)
