@@ -21,6 +21,7 @@ const CONFIG: CollectOptions["config"] = {
   max_new_tokens: 200,
   enable_thinking: false,
   malformed_calls: "text_to_user",
+  constrained_tool_calls: false,
   failed_rollouts_max: 0.5,
 };
 

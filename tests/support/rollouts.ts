@@ -20,6 +20,7 @@ export function rolloutOf(fields: Partial<Rollout> = {}): Rollout {
     tool_errors: 0,
     malformed_calls: 0,
     truncated_turns: 0,
+    masked_mass: 0,
     task_writes: true,
     policy_version: 0,
     user_identity: "scripted",
