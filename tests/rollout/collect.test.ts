@@ -84,6 +84,17 @@ test("a group per planned task in its order, scored by what the conversation did
   expect(new Set(rollouts.map(({ reward }) => reward))).toEqual(new Set([0, 1]));
 });
 
+test("constrained_tool_calls gives every turn the grammar of its domain's tools, and only then", async () => {
+  const free = await collect(tossing);
+  expect(free.policy.samples.every(({ grammar }) => grammar === undefined)).toBe(true);
+  const { policy, groups } = await collect(tossing, { config: { ...CONFIG, constrained_tool_calls: true } });
+  const grammars = policy.samples.map(({ grammar }) => grammar);
+  expect(new Set(grammars.map((grammar) => JSON.stringify(grammar))).size).toBe(1);
+  expect(grammars[0]).toMatchObject({ format: "hermes", in_reasoning: false });
+  expect(grammars[0]?.tools_json).toContain("switch_on");
+  expect(digest(groups)).toBe(digest(free.groups)); // the fake knows no grammars
+});
+
 describe("random streams", () => {
   test("the same seed gives the same rollouts, however the conversations interleave", async () => {
     const { groups } = await collect(tossing);

@@ -236,7 +236,8 @@ mod tests {
             for (share, expected) in counts.into_iter().zip([1.0 / 6.0, 0.0, 2.0 / 6.0, 3.0 / 6.0]) {
                 assert!((share - expected).abs() < 0.012, "{share} is not {expected}");
             }
-            let greedy = Sampler::new(SamplingOptions { temperature: 0.0, ..OFF }, 0).unwrap().pick(&row(), Some(&mask));
+            let greedy =
+                Sampler::new(SamplingOptions { temperature: 0.0, ..OFF }, 0).unwrap().pick(&row(), Some(&mask));
             assert_eq!(greedy.unwrap().token, 3);
         }
     }

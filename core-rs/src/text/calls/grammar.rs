@@ -171,7 +171,8 @@ fn lark_of(tools: &[Tool], format: CallFormat) -> String {
         // the quoted name is what stands in the call; quoted once more it is a string of the grammar
         let name = json!(json!(tool.name).to_string());
         let (open, schema) = (opening(&name, key), arguments_schema(&tool.parameters));
-        let _ = writeln!(lark, "call_{i}: OPEN_{i} arguments_{i} CLOSE\nOPEN_{i}: {open}\narguments_{i}: %json {schema}");
+        let _ =
+            writeln!(lark, "call_{i}: OPEN_{i} arguments_{i} CLOSE\nOPEN_{i}: {open}\narguments_{i}: %json {schema}");
     }
     lark
 }

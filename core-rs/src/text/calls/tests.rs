@@ -54,7 +54,8 @@ fn check(format: CallFormat, said: &str, expected: bool) {
 
 #[test]
 fn hermes_calls() {
-    let find = |arguments: &str| format!("<tool_call>\n{{\"name\": \"find\", \"arguments\": {arguments}}}\n</tool_call>");
+    let find =
+        |arguments: &str| format!("<tool_call>\n{{\"name\": \"find\", \"arguments\": {arguments}}}\n</tool_call>");
     for arguments in [
         r#"{"id": "x", "kind": "a"}"#,
         r#"{"id":"","kind":"b<c","count":12}"#,
@@ -228,7 +229,8 @@ fn a_grammar_is_compiled_once_and_names_the_schema_it_cannot_take() {
     let spec = |tools_json: &str| CallGrammarSpec { tools_json: tools_json.into(), format: CallFormat::Hermes };
     let [first, again] = [(); 2].map(|()| text.call_grammar(&spec(TOOLS), VOCAB_SIZE).unwrap());
     assert!(Arc::ptr_eq(&first, &again));
-    let schema = r#"[{"function": {"name": "odd", "parameters": {"type": "object", "properties": {"a": {"not": {}}}}}}]"#;
+    let schema =
+        r#"[{"function": {"name": "odd", "parameters": {"type": "object", "properties": {"a": {"not": {}}}}}}]"#;
     for (tools, expected) in [(schema, "the schema of odd"), ("[]", "needs a tool"), ("{", "tools_json")] {
         let error = text.call_grammar(&spec(tools), VOCAB_SIZE).err().unwrap().to_string();
         assert!(error.contains(expected), "{error}");

@@ -79,7 +79,12 @@ fn factory(words: &[Vec<u8>], end: u32) -> Result<ParserFactory> {
     let info = TokRxInfo::new(words.len() as u32, end);
     let env: TokEnv = Arc::new(ApproximateTokEnv::new(TokTrie::from(&info, words)));
     let mut factory = ParserFactory::new_simple(&env).map_err(|error| unreadable(&error))?;
-    factory.quiet().limits_mut().verbose_errors = false;
+    // the limits guard servers against strangers' schemas; ours are the run's own
+    let limits = factory.quiet().limits_mut();
+    limits.verbose_errors = false;
+    limits.initial_lexer_fuel *= 10;
+    limits.step_lexer_fuel *= 10;
+    limits.step_max_items *= 10;
     Ok(factory)
 }
 
