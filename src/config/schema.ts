@@ -122,6 +122,10 @@ const sampling = {
     "text_to_user",
     "What becomes of a tool call that cannot be parsed.",
   ),
+  constrained_tool_calls: flag(
+    false,
+    "Once the model opens a tool call, let it sample only calls of existing tools whose arguments satisfy the JSON schema.",
+  ),
 };
 
 const grpo = {

@@ -4,6 +4,7 @@ import { type Arrays, Connection } from "./connection.ts";
 import { EngineError } from "./errors.ts";
 import { openLibrary } from "./library.ts";
 import type {
+  CallGrammar,
   ChatMessage,
   CoreTimings,
   GradientReport,
@@ -113,10 +114,16 @@ class CorePolicy implements Policy {
   }
 
   async sample(request: SampleRequest): Promise<Sampled> {
-    const { tokens, signal } = request;
+    const { tokens, signal, grammar } = request;
     const answer = await this.#connection.submit("sample", sampleControl(request), { tokens }, signal);
     const { sequence, stop } = JSON.parse(answer.text) as Pick<Sampled, "sequence" | "stop">;
-    return { sequence, stop, tokens: answer.tokens, logprobs: answer.values };
+    const sampled = {
+      sequence,
+      stop,
+      tokens: answer.tokens,
+      logprobs: answer.values.subarray(0, answer.tokens.length),
+    };
+    return grammar ? { ...sampled, masked_mass: answer.values.subarray(answer.tokens.length) } : sampled;
   }
 
   release(_model: ModelName, sequence: SequenceId): void {
@@ -198,7 +205,7 @@ class CorePolicy implements Policy {
 
 function sampleControl(request: SampleRequest): object {
   const { model, sequence, seed, max_new_tokens, stop_token_ids, context_tokens_max } = request;
-  const { temperature, top_k, top_p, min_p } = request;
+  const { temperature, top_k, top_p, min_p, grammar } = request;
   return {
     model,
     sequence,
@@ -207,8 +214,11 @@ function sampleControl(request: SampleRequest): object {
     stop_token_ids: [...stop_token_ids],
     context_tokens_max,
     sampling: { temperature, top_k, top_p, min_p },
+    ...(grammar ? { grammar: grammarControl(grammar) } : {}),
   };
 }
+
+const grammarControl = ({ tools_json, format, in_reasoning }: CallGrammar) => ({ tools_json, format, in_reasoning });
 
 const arraysOf = (batch: TrainingBatch): Arrays => ({
   tokens: batch.tokens_N,

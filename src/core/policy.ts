@@ -53,6 +53,19 @@ export interface SamplingOptions {
   readonly stop_token_ids: readonly number[];
 }
 
+/**
+ * Limits what is sampled so that every tool call is one: text is free until it opens a call, then only tokens may follow
+ * that lead to a call of one of the tools, with arguments that satisfy its JSON schema, and to the closing tag.
+ */
+export interface CallGrammar {
+  /** JSON text of the OpenAI tool schemas (an array). Compiled once per model. */
+  readonly tools_json: string;
+  /** `ToolFormat` of src/rollout/tool-call.ts. */
+  readonly format: "hermes" | "llama3";
+  /** The prompt ends inside an opened `<think>`, where nothing is a call. */
+  readonly in_reasoning: boolean;
+}
+
 export interface SampleRequest extends SamplingOptions {
   readonly model: ModelName;
   /** null opens a sequence; otherwise the turn is appended to a live one, without prefill of its history. */
@@ -63,6 +76,8 @@ export interface SampleRequest extends SamplingOptions {
   readonly seed: bigint;
   /** Upper bound on the sequence (prompt + sampled); reached → stop "context_window_exceeded". */
   readonly context_tokens_max: number;
+  /** Absent: every token may follow. */
+  readonly grammar?: CallGrammar;
   /** Aborted → the sample ends with an EngineError `Cancelled`, and its sequence with it. */
   readonly signal?: AbortSignal;
 }
@@ -73,8 +88,16 @@ export type SampleStop = "stop_token" | "max_new_tokens" | "context_window_excee
 export interface Sampled {
   readonly sequence: SequenceId;
   readonly tokens: Uint32Array;
-  /** Log-probability of each sampled token under softmax(logits / temperature) (temperature 0: of softmax(logits)). */
+  /**
+   * Log-probability of each sampled token under softmax(logits / temperature) (temperature 0: of softmax(logits)), of the
+   * whole vocabulary whatever a grammar, top_k, top_p or min_p took away: what training recomputes.
+   */
   readonly logprobs: Float32Array;
+  /**
+   * With a grammar: probability, under the same distribution, of the tokens that it forbade at each place. The token was
+   * drawn from π(token) / (1 − masked_mass).
+   */
+  readonly masked_mass?: Float32Array;
   readonly stop: SampleStop;
 }
 

@@ -44,6 +44,8 @@ export const TRAIN_METRICS = {
   "rollout/tool_calls_mean": "Tool calls per conversation.",
   "rollout/tool_errors": "Tool calls that failed.",
   "rollout/malformed_calls": "Turns whose tool call could not be parsed.",
+  "rollout/masked_mass_mean":
+    "Probability that constrained_tool_calls forbade, mean over the sampled tokens: 1 − the mean importance ratio; 0 without it.",
   "rollout/truncated_turns": "Turns cut by max_new_tokens.",
   "rollout/user_cost_usd": "Price of the simulated user.",
 } as const;

@@ -12,7 +12,7 @@ import type { Judge } from "../tau2/judge.ts";
 import type { Domain, Task } from "../tau2/types.ts";
 import { toolsJson } from "./local-user.ts";
 import { PhaseTimes } from "./phase-times.ts";
-import { type ChatRenderer, openRenderer } from "./renderer.ts";
+import { agentGrammar, type ChatRenderer, openRenderer } from "./renderer.ts";
 import { type RolloutUser, runRollout } from "./rollout.ts";
 import type { Group, Rollout } from "./types.ts";
 
@@ -68,6 +68,7 @@ export type CollectConfig = Pick<
   | "max_new_tokens"
   | "enable_thinking"
   | "malformed_calls"
+  | "constrained_tool_calls"
   | "failed_rollouts_max"
 >;
 
@@ -132,6 +133,7 @@ function rolloutStarter(policy: Policy, options: CollectOptions & { readonly sig
       rng: rng.fork("agent"),
       renderer: opened,
       sampling: samplingOf(policy, options),
+      grammar: agentGrammar(opened, config),
       context_tokens_max: contextTokensMax(policy, config),
       malformed_calls: config.malformed_calls,
       limits: config,

@@ -2,7 +2,15 @@
  * A conversation of one model on the core: token ids that only grow, a mask of those that the model sampled, and their
  * log-probabilities. The agent and the `local` user both speak through one.
  */
-import type { ChatMessage, ModelName, Policy, SampleStop, SamplingOptions, SequenceId } from "../core/policy.ts";
+import type {
+  CallGrammar,
+  ChatMessage,
+  ModelName,
+  Policy,
+  SampleStop,
+  SamplingOptions,
+  SequenceId,
+} from "../core/policy.ts";
 import type { ChatRenderer } from "./renderer.ts";
 import { withoutControlTokens, withoutThinking } from "./tool-call.ts";
 
@@ -11,6 +19,8 @@ export interface DialogueOptions {
   readonly model: ModelName;
   readonly renderer: ChatRenderer;
   readonly sampling: SamplingOptions;
+  /** Absent or null: turns are free. */
+  readonly grammar?: CallGrammar | null;
   /** Prompt and replies together. */
   readonly context_tokens_max: number;
   /** Random stream of the nth turn. */
@@ -42,6 +52,7 @@ export class Dialogue {
   readonly #segments: Segment[] = [];
   #length = 0;
   #turns = 0;
+  #maskedMass = 0;
   #sequence: SequenceId | null = null;
   #lastStop: SampleStop | null = null;
   readonly #closing = new AbortController();
@@ -53,13 +64,17 @@ export class Dialogue {
   get turns(): number {
     return this.#turns;
   }
+  /** Probability that the grammar forbade, summed over the sampled tokens. */
+  get maskedMass(): number {
+    return this.#maskedMass;
+  }
 
   /**
    * Renders what came since the last turn (for the first one: the whole prompt), lets the model speak, appends both.
    * Without room for a single token nothing is appended and the stop is "context_window_exceeded".
    */
   async turn(incoming: readonly ChatMessage[]): Promise<Turn> {
-    const { policy, model, renderer, sampling, context_tokens_max, seedOf } = this.#options;
+    const { policy, model, renderer, sampling, grammar, context_tokens_max, seedOf } = this.#options;
     const prompt = await this.#render(incoming);
     if (this.#length + prompt.length >= context_tokens_max) return { text: "", stop: "context_window_exceeded" };
     this.#requireOpen();
@@ -70,6 +85,7 @@ export class Dialogue {
       sequence: this.#sequence,
       tokens: prompt,
       seed: seedOf(this.#turns),
+      grammar: grammar ?? undefined,
       signal: this.#closing.signal,
     });
     this.#sequence = sampled.sequence;
@@ -77,6 +93,7 @@ export class Dialogue {
     this.#requireOpen();
     this.#turns += 1;
     this.#lastStop = sampled.stop;
+    for (const mass of sampled.masked_mass ?? []) this.#maskedMass += mass;
     this.#append({ tokens: prompt, logprobs: null });
     this.#append({ tokens: sampled.tokens, logprobs: sampled.logprobs });
     const spoken = sampled.stop === "stop_token" ? sampled.tokens.subarray(0, -1) : sampled.tokens;

@@ -15,7 +15,7 @@
  */
 import { UserError } from "../base/errors.ts";
 import { EngineError } from "../core/errors.ts";
-import type { ChatMessage, ModelInfo, ModelName, Policy } from "../core/policy.ts";
+import type { CallGrammar, ChatMessage, ModelInfo, ModelName, Policy } from "../core/policy.ts";
 import type { ToolFormat } from "./tool-call.ts";
 
 export interface RendererOptions {
@@ -31,6 +31,8 @@ export interface RendererOptions {
 export interface ChatRenderer {
   /** How this model writes tool calls; null without tools. */
   readonly toolFormat: ToolFormat | null;
+  /** What `constrained_tool_calls` limits sampling with; null without tools, or where the template shows a call as nothing we know. */
+  readonly grammar: CallGrammar | null;
   /** The generation prompt ends inside an opened `<think>`: the sampled text begins as reasoning. */
   readonly opensThinking: boolean;
   /** Tokens of a whole prompt that ends where the model speaks. */
@@ -80,7 +82,8 @@ export async function openRenderer(policy: Policy, options: RendererOptions): Pr
     return tokens.slice(0, stop + 1);
   }
 
-  return { toolFormat: traits.toolFormat, opensThinking: traits.opensThinking, first, next, spoken };
+  const { toolFormat, opensThinking } = traits;
+  return { toolFormat, grammar: grammarOf(options, traits), opensThinking, first, next, spoken };
 }
 
 const BARE = { add_generation_prompt: false } as const;
@@ -111,6 +114,8 @@ const PROBE_TOOLS = JSON.stringify([
 
 interface Traits {
   readonly toolFormat: ToolFormat | null;
+  /** False: the format is a guess, since the template does not print calls in it. */
+  readonly formatShown: boolean;
   readonly opensThinking: boolean;
   /** False: the template puts a leading assistant message where only a user may speak (Llama 3.1 with tools), or refuses. */
   readonly assistantMayOpen: boolean;
@@ -123,7 +128,7 @@ async function traitsOf(template: Template): Promise<Traits> {
   if (template.hasTools) await requireRoles(template, [SYSTEM, USER, ASSISTANT, TOOL, TOOL, LAST]);
   const prompt = await template.after([USER], [], { add_generation_prompt: true });
   return {
-    toolFormat: template.hasTools ? await toolFormatOf(template) : null,
+    ...(template.hasTools ? await toolFormatOf(template) : { toolFormat: null, formatShown: false }),
     opensThinking: prompt.trimEnd().endsWith("<think>"),
     assistantMayOpen: await assistantMayOpen(template),
     endOfTurnTokens: await endOfTurnTokens(template),
@@ -150,13 +155,37 @@ async function requireRoles(
   }
 }
 
-async function toolFormatOf(template: Template): Promise<ToolFormat> {
+async function toolFormatOf(template: Template): Promise<Pick<Traits, "toolFormat" | "formatShown">> {
   const prompt = await template.text([SYSTEM, USER], { add_generation_prompt: true });
   if (!prompt.includes("q_probe_q")) throw template.refused("it does not show the tools to the model");
   const withCall = await template.tryText([SYSTEM, USER, CALL]);
-  if (withCall?.includes("<tool_call>")) return "hermes";
   const call = withCall?.slice(withCall.indexOf(USER.content)) ?? "";
-  return call.includes('"parameters"') || template.info.architecture === "llama" ? "llama3" : "hermes";
+  const shows = (key: string) => call.includes('"q_probe_q"') && call.includes(`"${key}"`);
+  if (withCall?.includes("<tool_call>")) return { toolFormat: "hermes", formatShown: shows("arguments") };
+  if (call.includes('"parameters"')) return { toolFormat: "llama3", formatShown: shows("parameters") };
+  return { toolFormat: template.info.architecture === "llama" ? "llama3" : "hermes", formatShown: false };
+}
+
+function grammarOf({ tools_json }: RendererOptions, traits: Traits): CallGrammar | null {
+  const { toolFormat, formatShown, opensThinking } = traits;
+  if (tools_json === null || toolFormat === null || !formatShown) return null;
+  return { tools_json, format: toolFormat, in_reasoning: opensThinking };
+}
+
+/**
+ * The grammar of the agent's turns under `constrained_tool_calls`; null: they are free. UserError where the template does
+ * not say how the model writes calls.
+ */
+export function agentGrammar(
+  { toolFormat, grammar }: ChatRenderer,
+  config: { readonly constrained_tool_calls: boolean; readonly model_name_or_path: string },
+): CallGrammar | null {
+  if (!config.constrained_tool_calls || toolFormat === null) return null;
+  if (grammar !== null) return grammar;
+  throw new UserError(
+    "constrained_tool_calls",
+    `the chat template of ${config.model_name_or_path} prints tool calls in no format that is known; set it to false`,
+  );
 }
 
 /** Is a leading assistant message introduced as one that answers a user is? */

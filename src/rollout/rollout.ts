@@ -1,6 +1,6 @@
 /** One rollout: the policy, a user and an environment hold the conversation of one task, then the evaluator scores it. */
 import type { Rng } from "../base/rng.ts";
-import type { Policy, SamplingOptions } from "../core/policy.ts";
+import type { CallGrammar, Policy, SamplingOptions } from "../core/policy.ts";
 import { agentPrompt, soloAgent } from "../tau2/agent.ts";
 import { prepareEnvironment } from "../tau2/environment.ts";
 import { judgedReward, taskWrites } from "../tau2/evaluator.ts";
@@ -40,6 +40,8 @@ export interface RolloutRequest {
   readonly rng: Rng;
   readonly renderer: ChatRenderer;
   readonly sampling: SamplingOptions;
+  /** null: the agent's turns are free. */
+  readonly grammar: CallGrammar | null;
   readonly context_tokens_max: number;
   readonly malformed_calls: "text_to_user" | "error_to_agent";
   readonly limits: ConversationLimits;
@@ -55,12 +57,13 @@ export interface RolloutRequest {
 
 /** Whatever happens, the sequences of agent and user are released; an abort releases them at once. */
 export async function runRollout(request: RolloutRequest): Promise<Rollout> {
-  const { policy, renderer, rng, sampling, context_tokens_max, user, signal } = request;
+  const { policy, renderer, rng, sampling, grammar, context_tokens_max, user, signal } = request;
   const dialogue = new Dialogue({
     policy,
     model: "policy",
     renderer,
     sampling,
+    grammar,
     context_tokens_max,
     seedOf: (turn) => rng.fork("turn", turn).uint64(),
   });
@@ -144,6 +147,7 @@ function recordOf(request: RolloutRequest, { dialogue, counts, simulation, rewar
     reward: reward_info?.reward ?? 0,
     reward_info,
     ...counts,
+    masked_mass: dialogue.maskedMass,
     ...toolCounts(messages),
     task_writes: taskWrites(domain, task),
     policy_version,

@@ -29,6 +29,8 @@ export interface Rollout {
   readonly malformed_turns: readonly number[];
   /** Turns cut by max_new_tokens. */
   readonly truncated_turns: number;
+  /** Probability that `constrained_tool_calls` forbade, summed over the sampled tokens; 0 where sampling was free. */
+  readonly masked_mass: number;
   /** Did the task's golden run write to the database? */
   readonly task_writes: boolean;
   /** Weight version (optimizer steps taken) that sampled it. */

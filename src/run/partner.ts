@@ -6,7 +6,7 @@ import { policyAgent } from "../rollout/agent.ts";
 import { contextTokensMax } from "../rollout/collect.ts";
 import { Dialogue } from "../rollout/dialogue.ts";
 import { toolsJson } from "../rollout/local-user.ts";
-import { openRenderer } from "../rollout/renderer.ts";
+import { agentGrammar, openRenderer } from "../rollout/renderer.ts";
 import type { Judge } from "../tau2/judge.ts";
 import type { Agent, Domain, Task, User } from "../tau2/types.ts";
 import { judgeMaker, openEndpoints } from "./endpoints.ts";
@@ -83,6 +83,7 @@ async function agentMaker(policy: Policy, domain: Domain, config: RunConfig, rng
       policy,
       model: "policy",
       renderer,
+      grammar: agentGrammar(renderer, config),
       sampling: { temperature, top_p, top_k, min_p, max_new_tokens, stop_token_ids: info.eos_token_ids },
       context_tokens_max: contextTokensMax(policy, config),
       seedOf: (turn) => rng.fork("turn", turn).uint64(),

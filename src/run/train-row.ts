@@ -79,10 +79,16 @@ function conductMetrics(rollouts: readonly Rollout[]) {
     "rollout/tool_calls_mean": mean(values(({ tool_calls }) => tool_calls)),
     "rollout/tool_errors": sum(values(({ tool_errors }) => tool_errors)),
     "rollout/malformed_calls": sum(values(({ malformed_calls }) => malformed_calls)),
+    "rollout/masked_mass_mean": meanMaskedMass(rollouts),
     "rollout/truncated_turns": sum(values(({ truncated_turns }) => truncated_turns)),
     "rollout/user_cost_usd": sum(values(({ user_cost_usd }) => user_cost_usd)),
     "rollout/stops": countStops(rollouts),
   };
+}
+
+function meanMaskedMass(rollouts: readonly Rollout[]): number | null {
+  const tokens = sum(rollouts.map(({ sampled_mask }) => sum(sampled_mask)));
+  return tokens === 0 ? null : sum(rollouts.map(({ masked_mass }) => masked_mass)) / tokens;
 }
 
 const rewardsOf = (groups: readonly Group[]): number[] => groups.flatMap(scored).map(({ reward }) => reward);

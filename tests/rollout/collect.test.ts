@@ -22,6 +22,7 @@ const CONFIG: CollectOptions["config"] = {
   max_new_tokens: 200,
   enable_thinking: false,
   malformed_calls: "text_to_user",
+  constrained_tool_calls: false,
   failed_rollouts_max: 0.5,
 };
 
@@ -121,6 +122,17 @@ describe("solo mode", () => {
       detail: "ValueError: LLMSoloAgent only supports tool calls.",
     });
   });
+});
+
+test("constrained_tool_calls gives every turn the grammar of its domain's tools, and only then", async () => {
+  const free = await collect(tossing);
+  expect(free.policy.samples.every(({ grammar }) => grammar === undefined)).toBe(true);
+  const { policy, groups } = await collect(tossing, { config: { ...CONFIG, constrained_tool_calls: true } });
+  const grammars = policy.samples.map(({ grammar }) => grammar);
+  expect(new Set(grammars.map((grammar) => JSON.stringify(grammar))).size).toBe(1);
+  expect(grammars[0]).toMatchObject({ format: "hermes", in_reasoning: false });
+  expect(grammars[0]?.tools_json).toContain("switch_on");
+  expect(digest(groups)).toBe(digest(free.groups)); // the fake knows no grammars
 });
 
 describe("random streams", () => {

@@ -106,6 +106,7 @@ describe.if(ready)("rollouts of a random model", () => {
       max_new_tokens: 24,
       enable_thinking: false,
       malformed_calls: "text_to_user",
+      constrained_tool_calls: false,
       failed_rollouts_max: 0.5,
     } as const;
     const planned = domain.tasks.map((task) => ({ domain, task, replayed: false }));

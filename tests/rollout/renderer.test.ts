@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { FAKE_IM_END, fakeDecode, fakePolicy, fakeRender, fakeTokenize } from "../../src/core/fake.ts";
 import type { ChatMessage, Policy } from "../../src/core/policy.ts";
-import { openRenderer } from "../../src/rollout/renderer.ts";
+import { agentGrammar, openRenderer } from "../../src/rollout/renderer.ts";
 import { llamaLike, qwen3Like, raise, type TemplateFunction, withTemplate } from "../support/templates.ts";
 
 const TOOLS = '[{"type":"function","function":{"name":"get","description":"","parameters":{}}}]';
@@ -21,6 +21,26 @@ const call = (id: string): ChatMessage => ({
   role: "assistant",
   content: null,
   tool_calls: [{ function: { name: "get", arguments_json: `{"id": "${id}"}` } }],
+});
+
+test("a grammar of calls needs tools, and a template that shows how the model writes them", async () => {
+  const xmlLike: TemplateFunction = (messages, options) =>
+    fakeRender(messages, options).replaceAll(
+      /<tool_call>[\s\S]*?<\/tool_call>/g,
+      "<tool_call><function=q_probe_q></function></tool_call>",
+    );
+  const constrained = { constrained_tool_calls: true, model_name_or_path: "models/x" };
+  const known = [
+    [await open(silent()), "hermes"],
+    [await open(withTemplate(silent(), llamaLike)), "llama3"],
+  ] as const;
+  for (const [renderer, format] of known) {
+    expect(agentGrammar(renderer, constrained)).toEqual({ tools_json: TOOLS, format, in_reasoning: false });
+    expect(agentGrammar(renderer, { ...constrained, constrained_tool_calls: false })).toBeNull();
+  }
+  expect(agentGrammar(await open(silent(), { tools_json: null }), constrained)).toBeNull();
+  const unknown = await open(withTemplate(silent(), xmlLike));
+  expect(() => agentGrammar(unknown, constrained)).toThrow("constrained_tool_calls");
 });
 
 test("prompt, sampled turns and what lies between are the tokens of the whole template", async () => {

@@ -22,6 +22,7 @@ export function rolloutOf(fields: Partial<Rollout> = {}): Rollout {
     malformed_calls: 0,
     malformed_turns: [],
     truncated_turns: 0,
+    masked_mass: 0,
     task_writes: true,
     policy_version: 0,
     user_identity: "scripted",

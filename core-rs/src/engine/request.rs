@@ -2,6 +2,7 @@
 use super::sampler::{Sampler, SamplingOptions};
 use crate::error::{Error, Result};
 use crate::model::Dtype;
+use crate::text::calls::{CallFormat, CallGrammarSpec};
 use crate::text::{ChatMessage, RenderOptions};
 use crate::train::{AdamW, Batch, Grpo, Loss, Magnitude, Objective, Stored, WeightOp};
 use serde::Deserialize;
@@ -115,6 +116,13 @@ pub struct SampleJob {
     pub max_new_tokens: usize,
     pub stop_token_ids: Vec<u32>,
     pub context_tokens_max: usize,
+    pub grammar: Option<GrammarUse>,
+}
+
+/// What limits one sample.
+pub struct GrammarUse {
+    pub spec: CallGrammarSpec,
+    pub in_reasoning: bool,
 }
 
 impl Request {
@@ -182,12 +190,13 @@ impl Request {
     }
 
     fn into_sample(self) -> Result<SampleJob> {
-        let SampleControl { model, sequence, seed, max_new_tokens, stop_token_ids, context_tokens_max, sampling } =
-            control(&self)?;
+        let control: SampleControl = control(&self)?;
+        let SampleControl { model, sequence, seed, max_new_tokens, stop_token_ids, context_tokens_max, .. } = control;
         let seed = seed.parse().map_err(|_| Error::BadArgument(format!("sample: seed {seed} is not a u64")))?;
-        let sampler = Sampler::new(sampling, seed)?;
+        let sampler = Sampler::new(control.sampling, seed)?;
         let tokens = self.arrays.tokens_n;
-        Ok(SampleJob { model, sequence, tokens, sampler, max_new_tokens, stop_token_ids, context_tokens_max })
+        let grammar = control.grammar.map(GrammarUse::from);
+        Ok(SampleJob { model, sequence, tokens, sampler, max_new_tokens, stop_token_ids, context_tokens_max, grammar })
     }
 }
 
@@ -348,6 +357,23 @@ struct SampleControl {
     stop_token_ids: Vec<u32>,
     context_tokens_max: usize,
     sampling: SamplingOptions,
+    #[serde(default)]
+    grammar: Option<GrammarControl>,
+}
+
+/// As `CallGrammar` in src/core/policy.ts.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GrammarControl {
+    tools_json: String,
+    format: CallFormat,
+    in_reasoning: bool,
+}
+
+impl From<GrammarControl> for GrammarUse {
+    fn from(GrammarControl { tools_json, format, in_reasoning }: GrammarControl) -> Self {
+        GrammarUse { spec: CallGrammarSpec { tools_json, format }, in_reasoning }
+    }
 }
 
 #[derive(Deserialize)]

@@ -2,6 +2,7 @@
 //! draws does not depend on what else runs.
 use crate::error::{Error, Result};
 use crate::kernels::simd;
+use crate::text::calls::Mask;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::Deserialize;
@@ -29,6 +30,8 @@ pub struct Pick {
     /// Under softmax(logits / temperature) of the whole vocabulary, before any truncation; at temperature 0 of
     /// softmax(logits). The same formula and bits as in training (`kernels::simd::log_sum_exp`).
     pub logprob: f32,
+    /// Probability, under the same distribution, of the tokens that the mask forbade.
+    pub masked_mass: f32,
 }
 
 impl Sampler {
@@ -48,17 +51,30 @@ impl Sampler {
         Ok(Self { options, random: ChaCha8Rng::from_seed(key) })
     }
 
-    /// Draws from a row of logits.
-    pub fn pick(&mut self, logits: &[f32]) -> Result<Pick> {
+    /// Draws from a row of logits. A token that the mask forbids is drawn again among those that it allows: what comes out
+    /// has the distribution π(token) / π(allowed), and where nothing is forbidden, nothing differs from a draw without mask.
+    pub fn pick(&mut self, logits: &[f32], mask: Option<&Mask>) -> Result<Pick> {
         let greedy = self.options.temperature == 0.0;
         let inverse_temperature = if greedy { 1.0 } else { 1.0 / self.options.temperature };
         let log_sum_exp = simd::log_sum_exp(logits, inverse_temperature);
         if !log_sum_exp.is_finite() {
             return Err(Error::NonFinite { op: "sample: logits" });
         }
-        let token = if greedy { largest(logits) } else { self.draw(logits, inverse_temperature) };
+        let mut token = self.choose(logits, inverse_temperature);
+        if let Some(mask) = mask.filter(|mask| !mask.allows(token as u32)) {
+            let allowed = mask.applied(logits);
+            if simd::max(&allowed) == f32::NEG_INFINITY {
+                return Err(Error::BadArgument("sample: the grammar allows no token".into()));
+            }
+            token = self.choose(&allowed, inverse_temperature);
+        }
         let logprob = logits[token] * inverse_temperature - log_sum_exp;
-        Ok(Pick { token: token as u32, logprob })
+        let masked_mass = mask.map_or(0.0, |mask| mask.forbidden_mass(logits, inverse_temperature, log_sum_exp));
+        Ok(Pick { token: token as u32, logprob, masked_mass })
+    }
+
+    fn choose(&mut self, logits: &[f32], inverse_temperature: f32) -> usize {
+        if self.options.temperature == 0.0 { largest(logits) } else { self.draw(logits, inverse_temperature) }
     }
 
     /// Truncates in transformers' order (top_k, top_p, min_p), then inverts the cumulative sum in index order.
@@ -165,7 +181,7 @@ mod tests {
         const DRAWS: usize = 20_000;
         let mut sampler = Sampler::new(options, 7).unwrap();
         let mut counts = vec![0.0; 4];
-        (0..DRAWS).for_each(|_| counts[sampler.pick(&row()).unwrap().token as usize] += 1.0 / DRAWS as f64);
+        (0..DRAWS).for_each(|_| counts[sampler.pick(&row(), None).unwrap().token as usize] += 1.0 / DRAWS as f64);
         counts
     }
 
@@ -198,9 +214,55 @@ mod tests {
             (SamplingOptions { top_k: 1, temperature: 0.5, ..OFF }, (0.16 / tempered).ln()),
             (SamplingOptions { temperature: 0.0, ..OFF }, 0.4f64.ln()),
         ] {
-            let pick = Sampler::new(options, 0).unwrap().pick(&row()).unwrap();
+            let pick = Sampler::new(options, 0).unwrap().pick(&row(), None).unwrap();
             assert!((f64::from(pick.logprob) - expected).abs() < 1e-6, "{options:?}");
         }
+    }
+
+    /// π(token) / π(allowed), whichever form the mask has; the recorded log-probability stays π's.
+    #[test]
+    fn a_mask_renormalises_and_says_what_it_took() {
+        const DRAWS: usize = 20_000;
+        for mask in [Mask::Except(vec![1, 9]), Mask::Only(vec![0b1101])] {
+            let mut sampler = Sampler::new(OFF, 7).unwrap();
+            let mut counts = [0.0; 4];
+            for _ in 0..DRAWS {
+                let pick = sampler.pick(&row(), Some(&mask)).unwrap();
+                let expected = PROBABILITIES[pick.token as usize].ln();
+                assert!((f64::from(pick.logprob) - expected).abs() < 1e-6);
+                assert!((pick.masked_mass - 0.4).abs() < 1e-6, "{}", pick.masked_mass);
+                counts[pick.token as usize] += 1.0 / DRAWS as f64;
+            }
+            for (share, expected) in counts.into_iter().zip([1.0 / 6.0, 0.0, 2.0 / 6.0, 3.0 / 6.0]) {
+                assert!((share - expected).abs() < 0.012, "{share} is not {expected}");
+            }
+            let greedy =
+                Sampler::new(SamplingOptions { temperature: 0.0, ..OFF }, 0).unwrap().pick(&row(), Some(&mask));
+            assert_eq!(greedy.unwrap().token, 3);
+        }
+    }
+
+    #[test]
+    fn a_mask_that_forbids_nothing_changes_nothing() {
+        let draws = |mask: Option<&Mask>| {
+            let mut sampler = Sampler::new(OFF, 5).unwrap();
+            (0..64).map(|_| sampler.pick(&row(), mask).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(draws(Some(&Mask::Only(vec![u32::MAX]))), draws(None));
+        assert_eq!(draws(Some(&Mask::Except(vec![]))), draws(None));
+    }
+
+    #[test]
+    fn allowed_tokens_may_be_ever_so_unlikely() {
+        let row = [0.0, 300.0, -300.0, -301.0];
+        let mask = Mask::Only(vec![0b1100]);
+        for temperature in [0.0, 0.7, 1.0] {
+            let mut sampler = Sampler::new(SamplingOptions { temperature, top_k: 1, ..OFF }, 1).unwrap();
+            let pick = sampler.pick(&row, Some(&mask)).unwrap();
+            assert_eq!((pick.token, pick.masked_mass), (2, 1.0), "{temperature}");
+        }
+        let none = Sampler::new(OFF, 1).unwrap().pick(&row, Some(&Mask::Only(vec![0])));
+        assert!(matches!(none, Err(Error::BadArgument(_))));
     }
 
     #[test]
@@ -219,7 +281,7 @@ mod tests {
     fn equal_seeds_draw_alike_and_others_differ() {
         let draws = |seed| {
             let mut sampler = Sampler::new(OFF, seed).unwrap();
-            (0..64).map(|_| sampler.pick(&row()).unwrap().token).collect::<Vec<_>>()
+            (0..64).map(|_| sampler.pick(&row(), None).unwrap().token).collect::<Vec<_>>()
         };
         assert_eq!(draws(1 << 40), draws(1 << 40));
         assert_ne!(draws(1), draws(2));
@@ -229,7 +291,7 @@ mod tests {
     fn refuses_what_is_not_a_distribution() {
         for bad in [f32::NAN, f32::INFINITY] {
             let row = [0.0, bad];
-            let error = Sampler::new(OFF, 0).unwrap().pick(&row).unwrap_err();
+            let error = Sampler::new(OFF, 0).unwrap().pick(&row, None).unwrap_err();
             assert!(matches!(error, Error::NonFinite { .. }), "{bad}");
         }
         for options in [

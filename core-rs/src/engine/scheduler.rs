@@ -1,12 +1,14 @@
 //! Continuous batching: samples join and leave at every step; a gradient step waits for the policy's running samples,
 //! and what came later waits behind it.
 use super::completions::{Completions, Reply};
-use super::request::{Arrays, Job, POLICY, SampleJob};
+use super::request::{Arrays, GrammarUse, Job, POLICY, SampleJob};
+use super::sampler::{Pick, Sampler};
 use super::slots::Slots;
 use super::{EngineOptions, Failure, Message, Texts, no_model};
 use crate::error::{Error, Result};
 use crate::model::{Cache, Dtype, Model, SequenceId};
 use crate::text::Text;
+use crate::text::calls::{CallConstraint, Mask};
 use crate::train::{self, AdamW, Magnitude, Objective, PART_ROWS, Trainer, TrainerOptions, WeightOp};
 use rayon::prelude::*;
 use serde_json::{Value as Json, json};
@@ -78,6 +80,16 @@ struct Sample {
     room: usize,
     tokens: Vec<u32>,
     logprobs: Vec<f32>,
+    limit: Option<Limit>,
+}
+
+/// What a grammar does to a sample.
+struct Limit {
+    constraint: CallConstraint,
+    /// Of the next token; None: not computed yet.
+    mask: Option<Result<Option<Mask>>>,
+    /// Of each sampled token: the probability that was not allowed.
+    masked_mass: Vec<f32>,
 }
 
 #[derive(Clone, Copy)]
@@ -198,6 +210,7 @@ impl Scheduler {
         if self.running.iter().any(|sample| sample.sequence == handle) {
             return Err(Error::BadArgument("sample: the sequence is being sampled already".into()));
         }
+        let limit = self.limit_of(&job)?;
         let Loaded { model, cache } = self.models.get_mut(&job.model).ok_or_else(|| no_model(&job.model))?;
         let sequence = self.sequences.get_mut(handle).filter(|sequence| sequence.model == job.model);
         let sequence = sequence.ok_or(Error::BadHandle { what: "sequence", id: handle })?;
@@ -210,8 +223,17 @@ impl Scheduler {
             return Ok(());
         }
         let in_cache = feed(cache, sequence)?;
-        self.running.push(Sample { id, sequence: handle, in_cache, job, room, tokens: vec![], logprobs: vec![] });
+        let (tokens, logprobs) = (vec![], vec![]);
+        self.running.push(Sample { id, sequence: handle, in_cache, job, room, tokens, logprobs, limit });
         Ok(())
+    }
+
+    fn limit_of(&self, job: &SampleJob) -> Result<Option<Limit>> {
+        let Some(GrammarUse { spec, in_reasoning }) = &job.grammar else { return Ok(None) };
+        let vocab_size = find(&self.models, &job.model)?.model.config.vocab_size;
+        let grammar = self.text(&job.model)?.call_grammar(spec, vocab_size)?;
+        let constraint = CallConstraint::new(grammar, *in_reasoning);
+        Ok(Some(Limit { constraint, mask: None, masked_mass: vec![] }))
     }
 
     /// One step of every model that has running samples.
@@ -231,7 +253,17 @@ impl Scheduler {
         let Loaded { model, cache } = self.models.get_mut(name).ok_or_else(|| no_model(name))?;
         let rows_now = cache.pending().min(STEP_TOKENS_MAX);
         let decoded = self.running.iter().filter(|s| s.job.model == name && !s.tokens.is_empty()).count().min(rows_now);
-        let mut rows: HashMap<SequenceId, Vec<f32>> = model.step(cache, STEP_TOKENS_MAX)?.into_iter().collect();
+        let samples = self.running.iter_mut().filter(|sample| sample.job.model == name);
+        let mut limited: Vec<_> = samples.filter(|sample| sample.lacks_mask()).collect();
+        let stepped = match limited.is_empty() {
+            true => model.step(cache, STEP_TOKENS_MAX),
+            // what may come next depends on what was sampled, not on the logits: found out beside the forward pass
+            false => rayon::in_place_scope(|scope| {
+                limited.iter_mut().for_each(|sample| scope.spawn(|_| sample.find_mask()));
+                model.step(cache, STEP_TOKENS_MAX)
+            }),
+        };
+        let mut rows: HashMap<SequenceId, Vec<f32>> = stepped?.into_iter().collect();
         let samples = self.running.iter_mut().filter(|sample| sample.job.model == name);
         let mut due: Vec<_> = samples.filter_map(|s| rows.remove(&s.in_cache).map(|row| (s, row))).collect();
         let advanced: Vec<(u64, Result<Option<Stop>>)> =
@@ -266,7 +298,9 @@ impl Scheduler {
             sequence.length += sample.tokens.len();
             sequence.unfed.extend(sample.tokens.last());
         }
-        self.finish(id, Ok(sampled(sample.sequence, stop, sample.tokens, sample.logprobs)));
+        let mut values = sample.logprobs;
+        values.extend(sample.limit.into_iter().flat_map(|limit| limit.masked_mass));
+        self.finish(id, Ok(sampled(sample.sequence, stop, sample.tokens, values)));
     }
 
     fn take_running(&mut self, id: u64) -> Option<Sample> {
@@ -526,9 +560,23 @@ impl Scheduler {
 }
 
 impl Sample {
+    /// Is there work that can be done beside the forward pass?
+    fn lacks_mask(&self) -> bool {
+        self.limit.as_ref().is_some_and(|limit| limit.mask.is_none() && limit.constraint.in_call())
+    }
+
+    fn find_mask(&mut self) {
+        if let Some(limit) = &mut self.limit {
+            limit.mask = Some(limit.constraint.mask(&self.job.stop_token_ids));
+        }
+    }
+
     /// Takes one token from its row of logits and says whether it was the last.
     fn advance(&mut self, row: &[f32]) -> Result<Option<Stop>> {
-        let pick = self.job.sampler.pick(row)?;
+        let pick = match &mut self.limit {
+            None => self.job.sampler.pick(row, None)?,
+            Some(limit) => limit.pick(&mut self.job.sampler, row, &self.job.stop_token_ids)?,
+        };
         self.tokens.push(pick.token);
         self.logprobs.push(pick.logprob);
         Ok(if self.job.stop_token_ids.contains(&pick.token) {
@@ -540,6 +588,18 @@ impl Sample {
         } else {
             None
         })
+    }
+}
+
+impl Limit {
+    fn pick(&mut self, sampler: &mut Sampler, row: &[f32], stop_token_ids: &[u32]) -> Result<Pick> {
+        let mask = self.mask.take().unwrap_or_else(|| self.constraint.mask(stop_token_ids))?;
+        let pick = sampler.pick(row, mask.as_ref())?;
+        self.masked_mass.push(pick.masked_mass);
+        if !stop_token_ids.contains(&pick.token) {
+            self.constraint.consume(pick.token)?;
+        }
+        Ok(pick)
     }
 }
 
@@ -586,6 +646,7 @@ fn feed(cache: &mut Cache, sequence: &mut Sequence) -> Result<SequenceId> {
     Ok(in_cache)
 }
 
+/// Values: a log-probability for each token, then, where a grammar limits the sample, the probability it forbade.
 fn sampled(sequence: u64, stop: Stop, tokens: Vec<u32>, values: Vec<f32>) -> Reply {
     Reply { text: json!({ "sequence": sequence, "stop": stop.name() }).to_string(), tokens, values }
 }

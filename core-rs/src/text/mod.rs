@@ -1,13 +1,16 @@
 //! Text of one model directory: tokenizer and chat template.
+pub mod calls;
 mod clock;
 mod python;
 mod template;
 
 use crate::error::{Error, Result};
+use calls::{CallGrammar, CallGrammarSpec, Vocabulary};
 use minijinja::Value;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use template::ChatTemplate;
 use tokenizers::Tokenizer;
 
@@ -28,6 +31,14 @@ pub struct Text {
     template: Option<ChatTemplate>,
     /// Name and bytes of `TEXT_FILES`, kept because the directory may be gone when the model is saved.
     files: Vec<(&'static str, Vec<u8>)>,
+    grammars: Mutex<Grammars>,
+}
+
+/// What constrained sampling has compiled so far.
+#[derive(Default)]
+struct Grammars {
+    vocabulary: Option<Arc<Vocabulary>>,
+    compiled: BTreeMap<CallGrammarSpec, Arc<CallGrammar>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -74,7 +85,7 @@ impl Text {
         let jinja = file("chat_template.jinja").map(|bytes| String::from_utf8_lossy(bytes).into_owned());
         let template = ChatTemplate::find(&config, jinja)
             .map_err(|problem| Error::File { path: directory.to_path_buf(), problem })?;
-        Ok(Self { tokenizer, template, files })
+        Ok(Self { tokenizer, template, files, grammars: Mutex::default() })
     }
 
     pub fn has_chat_template(&self) -> bool {
@@ -112,6 +123,26 @@ impl Text {
 
     pub fn decode(&self, tokens: &[u32], skip_special: bool) -> Result<String> {
         self.tokenizer.decode(tokens, skip_special).map_err(|error| Error::BadArgument(format!("decode: {error}")))
+    }
+
+    /// The grammar of a set of tools, compiled when it is first asked for. `vocab_size`: logits of the model.
+    pub fn call_grammar(&self, spec: &CallGrammarSpec, vocab_size: usize) -> Result<Arc<CallGrammar>> {
+        let mut grammars = self.grammars.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(grammar) = grammars.compiled.get(spec) {
+            return Ok(grammar.clone());
+        }
+        let vocabulary = match &grammars.vocabulary {
+            Some(vocabulary) => vocabulary.clone(),
+            None => Arc::new(Vocabulary::new(self.tokenizer_json(), vocab_size)?),
+        };
+        grammars.vocabulary = Some(vocabulary.clone());
+        let grammar = Arc::new(CallGrammar::compile(spec, vocabulary)?);
+        grammars.compiled.insert(spec.clone(), grammar.clone());
+        Ok(grammar)
+    }
+
+    fn tokenizer_json(&self) -> &[u8] {
+        self.files.iter().find(|(name, _)| *name == "tokenizer.json").map_or(&[], |(_, bytes)| bytes.as_slice())
     }
 
     /// Writes tokenizer and template files as they were read.
