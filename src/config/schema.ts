@@ -59,7 +59,7 @@ const sequence = {
   gradient_accumulation_steps: count(
     1,
     2,
-    "Batches of a step: it only multiplies a step's tasks; they are one gradient, and memory does not grow with it.",
+    "Batches of a step: it only multiplies a step's tasks; they are one gradient, whose memory grows with it for lwf alone.",
   ),
   nproc_per_node: count(1, 1, "Processes. Not in this release: more than 1 is refused."),
   max_tasks_per_domain: maybe(

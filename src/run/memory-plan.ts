@@ -2,8 +2,8 @@
  * What a run will need in memory, from config.json and the options alone: each term of what the core allocates is one
  * function here, and tests/run/memory-plan.test.ts compares their sums with what a process really takes.
  *
- * P parameters · T trained ones · N rows (tokens of a micro-batch, shared prefixes once) · R rows whose distribution the loss
- * asks for · H hidden · I inner · V vocabulary. All numbers are bytes unless they say otherwise.
+ * P parameters · T trained ones · N rows (tokens of a part of the batch's tree, shared prefixes once) · R rows whose
+ * distribution the loss asks for · H hidden · I inner · V vocabulary. All numbers are bytes unless they say otherwise.
  */
 import { UserError } from "../base/errors.ts";
 import type { RunConfig } from "../config/schema.ts";
@@ -113,9 +113,13 @@ export const masterBytes = (
   { model_dtype, lora_r }: Pick<RunConfig, "model_dtype" | "lora_r">,
 ): number => (model_dtype === "float32" || lora_r > 0 ? 0 : F32 * trained);
 
-/** A frozen copy of the policy with its packed form; what is not trained is shared with the policy. */
+/** A frozen copy of the policy; what is not trained is shared with it. */
 export const snapshotBytes = (shape: ModelShape, lora: Lora): number =>
-  lora.lora_r > 0 ? F32 * trainedParameters(shape, lora) : weightBytes(shape) + packedBytes(shape);
+  lora.lora_r > 0 ? F32 * trainedParameters(shape, lora) : weightBytes(shape);
+
+/** The packed copies of a frozen model, from its first pass on. */
+export const snapshotPackedBytes = (shape: ModelShape, { lora_r }: Pick<Lora, "lora_r">): number =>
+  lora_r > 0 ? 0 : packedBytes(shape);
 
 interface MethodNeeds {
   /** f32 vectors of T. */
@@ -158,33 +162,97 @@ export function backwardRowBytes(shape: ModelShape): number {
   return F32 * (4 * shape.hidden + 3 * shape.inner + 2 * queryWidth(shape) + 4 * keyWidth(shape));
 }
 
+/** Rows that a part of a batch's tree may have before it is cut at a branch (train/mod.rs, PART_ROWS). */
+export const PART_ROWS = 1024;
+
 export interface PassSize {
-  /** N. */
+  /** N: of the largest part, which goes forth and back at once. */
   readonly rows: number;
-  /** R. */
+  /** Of what the sequences share, where it is a trunk: kept while one part after the other is computed below it. */
+  readonly trunk_rows: number;
+  /** R, of the part. */
   readonly asked_rows: number;
+  /** Of all parts and the trunk. */
+  readonly tree_rows: number;
   /** The longest sequence. */
   readonly sequence_tokens: number;
 }
 
-/** Kept of all layers; with checkpointing their inputs, and one layer as it is computed again. */
-export function activationBytes(shape: ModelShape, { rows }: PassSize, gradient_checkpointing: boolean): number {
+/** How the core cuts a batch (train/tree.rs): whole up to PART_ROWS, else at its branches, small subtrees together. */
+export function passSize(batch: {
+  readonly sequences: number;
+  readonly sequence_tokens: number;
+  /** Equal in all sequences, and computed once; below `sequence_tokens`. */
+  readonly shared_tokens: number;
+}): PassSize {
+  const { sequences, sequence_tokens, shared_tokens } = batch;
+  const own = sequence_tokens - shared_tokens;
+  const tree_rows = shared_tokens + sequences * own;
+  if (tree_rows <= PART_ROWS || sequences === 1)
+    return { rows: tree_rows, trunk_rows: 0, asked_rows: sequences * own, tree_rows, sequence_tokens };
+  const rows = own * Math.min(sequences, Math.max(1, Math.floor(PART_ROWS / own)));
+  return { rows, trunk_rows: shared_tokens, asked_rows: rows, tree_rows, sequence_tokens };
+}
+
+/** Kept of all layers, by row; with checkpointing only their inputs. */
+function keptRowBytes(shape: ModelShape, gradient_checkpointing: boolean): number {
   const { layers, hidden, head_dim } = shape;
-  const kept = gradient_checkpointing ? layers * F32 * hidden + layerRowBytes(shape) : layers * layerRowBytes(shape);
-  const rotation = F32 * head_dim;
-  return rows * (kept + rotation + F32 * hidden);
+  const layer = gradient_checkpointing ? F32 * hidden : layerRowBytes(shape);
+  return layers * layer + F32 * (head_dim + hidden); // rotation, and the last layer's output
+}
+
+/** A layer that is computed again from its input, by row. */
+const recomputedRowBytes = (shape: ModelShape, gradient_checkpointing: boolean): number =>
+  gradient_checkpointing ? layerRowBytes(shape) - F32 * shape.hidden : 0;
+
+export const activationBytes = (shape: ModelShape, { rows }: PassSize, gradient_checkpointing: boolean): number =>
+  rows * keptRowBytes(shape, gradient_checkpointing);
+
+/** Its activations and the gradients of its keys and values; with checkpointing these themselves, too. */
+export function trunkBytes(shape: ModelShape, { trunk_rows }: PassSize, gradient_checkpointing: boolean): number {
+  const keys = keyValueBytes(shape) * (gradient_checkpointing ? 2 : 1);
+  return trunk_rows * (keptRowBytes(shape, gradient_checkpointing) + keys);
+}
+
+/** Of a part; the trunk's keys and values stand before its own, with their gradients and as products take them. */
+export function layerBackwardBytes(
+  shape: ModelShape,
+  { rows, trunk_rows }: PassSize,
+  gradient_checkpointing: boolean,
+): number {
+  const behindTrunk = trunk_rows === 0 ? 0 : F32 * keyWidth(shape) * (6 * trunk_rows + 2 * rows);
+  return rows * (recomputedRowBytes(shape, gradient_checkpointing) + backwardRowBytes(shape)) + behindTrunk;
+}
+
+/** When all parts are done, and nobody reads the trunk's keys and values any more. */
+export function trunkBackwardBytes(
+  shape: ModelShape,
+  { trunk_rows }: PassSize,
+  gradient_checkpointing: boolean,
+): number {
+  const freed = gradient_checkpointing ? keyValueBytes(shape) : 0;
+  return trunk_rows * (recomputedRowBytes(shape, gradient_checkpointing) + backwardRowBytes(shape) - freed);
 }
 
 /** Rows before and behind the final norm, with their gradients. */
 export const askedRowBytes = ({ hidden }: ModelShape, { asked_rows }: PassSize): number =>
   4 * F32 * hidden * asked_rows;
 
-/** Logits alive at a time (kernels/vocabulary.rs, CHUNK_LOGITS). */
+/** Logits, and their rows, alive at a time (kernels/vocabulary.rs). */
 const CHUNK_LOGITS = 2 ** 25;
+const CHUNK_ROWS = 1024;
 
 /** The vocabulary is met in chunks of rows. */
 export const logitsBytes = ({ vocabulary }: ModelShape, { asked_rows }: PassSize): number =>
-  F32 * Math.max(vocabulary, Math.min(CHUNK_LOGITS, vocabulary * asked_rows));
+  F32 * Math.max(vocabulary, Math.min(CHUNK_LOGITS, vocabulary * Math.min(CHUNK_ROWS, asked_rows)));
+
+/** Arrays of logits alive at once while whole distributions are compared (train/objective.rs); otherwise one. */
+const DISTILLED_LOGITS = 7;
+const DISTILLING: readonly RunConfig["cl_algorithm"][] = ["lwf", "der_pp"];
+
+/** Of the anchor's pass before the gradient's: nothing is kept but a trunk's keys and values. */
+export const anchorPassBytes = (shape: ModelShape, pass: PassSize): number =>
+  pass.trunk_rows * keyValueBytes(shape) + Math.max(pass.rows * layerRowBytes(shape), logitsBytes(shape, pass));
 
 /** Query rows of a block of attention (kernels/attention.rs). */
 const BLOCK_ROWS = 96;
@@ -241,62 +309,39 @@ const PROGRAM_BYTES = 150 * 2 ** 20;
 /** A remembered token: its id, mask and log-probability, and its text. */
 const REMEMBERED_TOKEN_BYTES = 14;
 
+const device = (name: string, bytes: number, during: readonly Phase[] = ALWAYS): Term => ({
+  name,
+  bytes,
+  during,
+  where: "device",
+});
+const host = (name: string, bytes: number, during: readonly Phase[] = ALWAYS): Term => ({
+  name,
+  bytes,
+  during,
+  where: "host",
+});
+
 export function memoryPlan(config: RunConfig, facts: PlanFacts): MemoryPlan {
   const { shape } = facts;
-  const conversation_tokens = longest(config, facts);
   const trained = trainedParameters(shape, config);
   const sequences = config.batch_size_per_gpu * config.gradient_accumulation_steps * config.num_samples_per_prompt;
-  const pass = passSize(config, facts);
+  const pass = passOf(config, facts, sequences);
   const { vectors, snapshots } = methodNeeds(config);
-  const base = (config.kl_coef > 0 && config.kl_anchor === "base") || facts.base_plays_user;
-  const previous = config.kl_coef > 0 && config.kl_anchor === "previous_task";
-  const samplers = [
-    shape,
-    ...(facts.base_plays_user ? [shape] : []),
-    ...(facts.user_shape === null ? [] : [facts.user_shape]),
-  ];
-  const frozen = snapshots + (previous ? 1 : 0);
-  const device = (name: string, bytes: number, during: readonly Phase[] = ALWAYS): Term => ({
-    name,
-    bytes,
-    during,
-    where: "device",
-  });
-  const host = (name: string, bytes: number, during: readonly Phase[] = ALWAYS): Term => ({
-    name,
-    bytes,
-    during,
-    where: "host",
-  });
+  const frozen = snapshots + (anchorOf(config) === "previous_task" ? 1 : 0);
   const terms = [
     device("weights", weightBytes(shape)),
     device("packed for products", packedBytes(shape)),
     device("gradients", gradientBytes(trained)),
     device("optimizer moments", momentBytes(trained)),
     device("master copies", masterBytes(trained, config)),
-    device("frozen base model", base ? snapshotBytes(shape, config) : 0),
-    device("other frozen models", frozen * snapshotBytes(shape, config)),
-    device(
-      "model that plays the user",
-      facts.user_shape === null ? 0 : weightBytes(facts.user_shape) + packedBytes(facts.user_shape),
-    ),
+    ...frozenTerms(config, facts),
     device(`vectors of ${config.cl_algorithm}`, vectors * F32 * trained),
-    device(
-      "keys and values",
-      sum(samplers.map((sampler) => cacheBytes(sampler, cachedTokens(config, facts, sequences)))),
-    ),
+    device("keys and values", keyValueCaches(config, facts, sequences)),
     device("logits of sampled tokens", samplingBytes(shape, sequences), ["rollout"]),
-    device("activations", activationBytes(shape, pass, config.gradient_checkpointing), ["update"]),
-    device("rows of the loss", askedRowBytes(shape, pass), ["update"]),
-    device("a layer's backward, or logits", Math.max(pass.rows * backwardRowBytes(shape), logitsBytes(shape, pass)), [
-      "update",
-    ]),
-    device("attention scores", attentionBytes(pass, facts.threads), ["update"]),
+    ...updateTerms(config, facts, pass),
     host("copy that is written", 3 * F32 * trained + (vectors + frozen) * F32 * trained, ["checkpoint"]),
-    host(
-      "remembered rollouts",
-      config.replay_buffer_size * new Set(config.task_order).size * conversation_tokens * REMEMBERED_TOKEN_BYTES,
-    ),
+    host("remembered rollouts", rememberedBytes(config, facts)),
     host("program", PROGRAM_BYTES),
   ].filter(({ bytes }) => bytes > 0);
   const at = (phase: Phase, where: Term["where"]) =>
@@ -308,14 +353,80 @@ export function memoryPlan(config: RunConfig, facts: PlanFacts): MemoryPlan {
   return { terms, pass, sequences, peaks, device: highest("device"), host: highest("host") };
 }
 
-/** The longest micro-batch: all its conversations as long as they may be. */
-function passSize(config: RunConfig, facts: PlanFacts): PassSize {
-  const [conversation_tokens, prompt_tokens] = [longest(config, facts), shared(config, facts)];
-  const conversations = config.batch_size_per_gpu * config.num_samples_per_prompt;
-  const own = conversations * (conversation_tokens - prompt_tokens);
-  const rows = config.prefix_sharing ? prompt_tokens + own : conversations * conversation_tokens;
-  return { rows, asked_rows: own, sequence_tokens: conversation_tokens };
+const anchorOf = ({ kl_coef, kl_anchor }: RunConfig) => (kl_coef > 0 ? kl_anchor : null);
+
+/**
+ * Frozen models. Packed copies of the anchor in the loss are freed after its pass, before the gradient's; evaluation (which
+ * measures the distance from the base model) and a user that it plays make them again.
+ */
+function frozenTerms(config: RunConfig, facts: PlanFacts): Term[] {
+  const { shape, user_shape, base_plays_user } = facts;
+  const [copy, packed] = [snapshotBytes(shape, config), snapshotPackedBytes(shape, config)];
+  const anchor = anchorOf(config);
+  const base = anchor === "base" || base_plays_user;
+  const freed = anchor !== null && !config.kl_in_reward;
+  const { snapshots } = methodNeeds(config);
+  return [
+    device("frozen base model", base ? copy : 0),
+    device(
+      "frozen base model, packed",
+      base ? packed : 0,
+      anchor === "base" && freed ? ["rollout", "checkpoint"] : ALWAYS,
+    ),
+    device("previous task's model", anchor === "previous_task" ? copy + (freed ? 0 : packed) : 0),
+    device(`frozen models of ${config.cl_algorithm}`, snapshots * (copy + packed)),
+    device("model that plays the user", user_shape === null ? 0 : weightBytes(user_shape) + packedBytes(user_shape)),
+  ];
 }
+
+function keyValueCaches(config: RunConfig, facts: PlanFacts, sequences: number): number {
+  const { shape, user_shape, base_plays_user } = facts;
+  const samplers = [shape, ...(base_plays_user ? [shape] : []), ...(user_shape === null ? [] : [user_shape])];
+  return sum(samplers.map((sampler) => cacheBytes(sampler, cachedTokens(config, facts, sequences))));
+}
+
+/** A part's passes below the trunk; other moments count with what they take beyond these. */
+function updateTerms(config: RunConfig, { shape, threads }: PlanFacts, pass: PassSize): Term[] {
+  const { gradient_checkpointing: checkpointing, cl_algorithm } = config;
+  const during = (name: string, bytes: number) => device(name, bytes, ["update"]);
+  const logits = logitsBytes(shape, pass) * (DISTILLING.includes(cl_algorithm) ? DISTILLED_LOGITS : 1);
+  const [trunk, activations, asked, layer] = [
+    trunkBytes(shape, pass, checkpointing),
+    activationBytes(shape, pass, checkpointing),
+    askedRowBytes(shape, pass),
+    Math.max(layerBackwardBytes(shape, pass, checkpointing), logits),
+  ];
+  const part = activations + asked + layer;
+  const afterParts = Math.max(0, trunkBackwardBytes(shape, pass, checkpointing) - part);
+  const height = trunk + part + afterParts;
+  const anchored =
+    anchorOf(config) === null || config.kl_in_reward
+      ? 0
+      : snapshotPackedBytes(shape, config) + anchorPassBytes(shape, pass);
+  return [
+    during("trunk of the batch's tree", trunk),
+    during("activations of a part", activations),
+    during("rows of the loss", asked),
+    during("a layer's backward, or logits", layer),
+    during("the trunk's backward, beyond a part's", afterParts),
+    during("the anchor's pass, beyond the gradient's", Math.max(0, anchored - height)),
+    during("what lwf's model says of the batch", cl_algorithm === "lwf" ? F32 * shape.hidden * ownRows(pass) : 0),
+    during("attention scores", attentionBytes(pass, threads)),
+  ];
+}
+
+const ownRows = ({ tree_rows, trunk_rows }: PassSize): number => tree_rows - trunk_rows;
+
+const rememberedBytes = (config: RunConfig, facts: PlanFacts): number =>
+  config.replay_buffer_size * new Set(config.task_order).size * longest(config, facts) * REMEMBERED_TOKEN_BYTES;
+
+/** A mini-batch whose conversations are as long as they may be, and share nothing but the domain's prompt. */
+const passOf = (config: RunConfig, facts: PlanFacts, sequences: number): PassSize =>
+  passSize({
+    sequences: Math.ceil(sequences / config.num_mini_batches),
+    sequence_tokens: longest(config, facts),
+    shared_tokens: config.prefix_sharing ? shared(config, facts) : 0,
+  });
 
 const longest = ({ max_context_tokens }: RunConfig, { conversation_tokens, shape }: PlanFacts): number =>
   Math.min(conversation_tokens, max_context_tokens ?? Number.POSITIVE_INFINITY, shape.context_tokens_max);
@@ -343,15 +454,8 @@ export interface Remedy {
   readonly price: string;
 }
 
-/** The next change that spares memory, the cheapest first; null when nothing is left. */
+/** The next change that spares memory, the cheapest first; null when nothing is left. A smaller batch is none: parts are as large. */
 export function nextRemedy(config: RunConfig, facts: PlanFacts): Remedy | null {
-  const { batch_size_per_gpu: batch, gradient_accumulation_steps: accumulation } = config;
-  if (!config.prefix_sharing) return { change: { prefix_sharing: true }, price: "nothing: it is faster, too" };
-  if (batch > 1)
-    return {
-      change: { batch_size_per_gpu: Math.ceil(batch / 2), gradient_accumulation_steps: accumulation * 2 },
-      price: "the same step in smaller batches; a little slower",
-    };
   if (!config.gradient_checkpointing)
     return {
       change: { gradient_checkpointing: true },

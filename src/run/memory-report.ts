@@ -129,12 +129,16 @@ function headLines(config: RunConfig, facts: PlanFacts, { pass, sequences }: Mem
   return [
     `Model: ${config.model_name_or_path} (${shape.architecture}, ${count(all)} parameters, ${trained === all ? "all" : count(trained)} trained), ${config.model_dtype}`,
     `Rollouts: ${count(sequences)} conversations at once, of up to ${count(pass.sequence_tokens)} tokens`,
-    `Micro-batch: ${config.batch_size_per_gpu} tasks × ${config.num_samples_per_prompt} conversations, ${count(pass.rows)} tokens with ${count(sharedTokens(pass))} of the prompt computed once`,
+    `Gradient: a tree of ${count(pass.tree_rows)} tokens, ${cutting(pass)}`,
     "Every type's values are held in float32 in this release; its device is the processor.",
   ];
 }
 
-const sharedTokens = ({ rows, asked_rows }: MemoryPlan["pass"]): number => rows - asked_rows;
+function cutting({ rows, trunk_rows, tree_rows }: MemoryPlan["pass"]): string {
+  if (rows === tree_rows) return "at once";
+  const parts = `in parts of up to ${count(rows)}`;
+  return trunk_rows === 0 ? parts : `${parts} below a trunk of ${count(trunk_rows)}`;
+}
 
 function termLines({ terms }: MemoryPlan): string[] {
   const width = Math.max(...terms.map(({ name }) => name.length));

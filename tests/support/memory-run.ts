@@ -1,6 +1,7 @@
 /**
- * What a gradient step really takes: `bun memory-run.ts '{"model": DIR, "dtype", "checkpointing", "anchor", "sequences", "tokens",
- * "shared"}'` prints the growth of the process's largest resident set, in bytes, for the step and for writing its state.
+ * What a gradient step really takes: `bun memory-run.ts '{"model": DIR, "dtype", "checkpointing", "anchor", "distill", "sequences",
+ * "tokens", "shared", "lora_r"}' SCRATCH` prints in bytes how far the process grew for what stays after an update (`opened`),
+ * and at its largest for the step and for writing its state.
  */
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { openEngine } from "../../src/core/engine.ts";
@@ -12,6 +13,8 @@ interface Work {
   readonly dtype: "float32" | "bfloat16";
   readonly checkpointing: boolean;
   readonly anchor: boolean;
+  /** The loss of lwf, against the anchor. */
+  readonly distill: boolean;
   readonly sequences: number;
   readonly tokens: number;
   readonly shared: number;
@@ -65,10 +68,14 @@ const SHORT = {
   advantages_N: Float32Array.of(0, 1, 1),
   old_logprobs_N: Float32Array.of(0, -5, -5),
 };
-const loss = grpoLoss(work.anchor ? {} : { kl_coef: 0, anchor: null });
+const loss = work.distill
+  ? ({ kind: "distill", anchor: "base", temperature: 1 } as const)
+  : grpoLoss(work.anchor ? {} : { kl_coef: 0, anchor: null });
 const adamw = { learning_rate: 1e-6, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0, max_grad_norm: 1 };
 await policy.forwardBackward(SHORT, loss); // moments are pages of zeros until a step writes them
 await policy.optimizerStep(adamw);
+await policy.forwardBackward(SHORT, loss); // packs the new weights
+const opened = status("VmRSS") - before;
 forgetPeak();
 const { computed_tokens } = await policy.forwardBackward(batch, loss);
 const update = status("VmHWM") - before;
@@ -78,5 +85,5 @@ const file = `${process.argv[3]}/state.safetensors`;
 await policy.saveState(file);
 rmSync(file);
 const checkpoint = status("VmHWM") - before;
-console.log(JSON.stringify({ update, checkpoint, computed_tokens }));
+console.log(JSON.stringify({ opened, update, checkpoint, computed_tokens }));
 process.exit(0);
