@@ -3,7 +3,7 @@ import { assertNever, UserError } from "../base/errors.ts";
 import type { Rng } from "../base/rng.ts";
 import type { ModelName, WeightOp } from "../base/weight-op.ts";
 import type { ExtraLoss, MethodOp, OpReport, Plan } from "../cl/method.ts";
-import type { LossOptions, TrainingBatch } from "../core/policy.ts";
+import type { LossOptions, Policy, TrainingBatch } from "../core/policy.ts";
 import { packBatches } from "../grpo/batch.ts";
 import { scored } from "../metrics/score.ts";
 import type { Group, Rollout } from "../rollout/types.ts";
@@ -34,6 +34,24 @@ export async function carryOut(run: Run, plan: Plan, occasion: Occasion): Promis
   // A gradient's plan is a part of the update's time.
   return next.done === true || groups !== null ? work() : timed(run, { task_idx, step, phase: "method" }, work);
 }
+
+/** As `carryOut`, where there is no run around the policy: operations on its weights alone. */
+export async function carryOutAlone(policy: Policy, plan: Plan): Promise<void> {
+  const steps = plan[Symbol.iterator]();
+  const models = new Set<ModelName>();
+  for (let next = steps.next(NOTHING); next.done !== true; ) {
+    const op = next.value;
+    if (OF_A_RUN.has(op.op)) throw new UserError("method", `${op.op} can only be carried out while a run is trained`);
+    next = steps.next({ ...NOTHING, value: await weightOp({ policy, models }, op as WeightOp) });
+  }
+}
+
+const OF_A_RUN: ReadonlySet<string> = new Set<Exclude<MethodOp["op"], WeightOp["op"]>>([
+  "probe",
+  "importance",
+  "backward",
+  "record_distributions",
+]);
 
 const NOTHING: OpReport = { value: 0, rewards: {}, distributions: [] };
 
@@ -79,9 +97,9 @@ const WEIGHT_OPS: Readonly<Record<WeightOp["op"], true>> = {
 
 const OF_THE_RUN: readonly ModelName[] = ["policy", BASE_MODEL, USER_MODEL, PREVIOUS_TASK_MODEL];
 
-async function weightOp(run: Run, op: WeightOp): Promise<number> {
+async function weightOp({ policy, models }: Pick<Run, "policy" | "models">, op: WeightOp): Promise<number> {
   if (!Object.hasOwn(WEIGHT_OPS, op.op)) {
-    const known = ["probe", "importance", "backward", "record_distributions", ...Object.keys(WEIGHT_OPS)];
+    const known = [...OF_A_RUN, ...Object.keys(WEIGHT_OPS)];
     throw new UserError(
       "method",
       `it asks for the operation ${op.op}, which nothing carries out. Known: ${known.join(", ")}`,
@@ -89,9 +107,9 @@ async function weightOp(run: Run, op: WeightOp): Promise<number> {
   }
   if ((op.op === "snapshot" || op.op === "drop") && OF_THE_RUN.includes(op.name))
     throw new UserError("method", `${op.op}: the name ${op.name} is the run's own`);
-  const { value } = await run.policy.weightOp(op);
-  if (op.op === "snapshot") run.models.add(op.name);
-  if (op.op === "drop") run.models.delete(op.name);
+  const { value } = await policy.weightOp(op);
+  if (op.op === "snapshot") models.add(op.name);
+  if (op.op === "drop") models.delete(op.name);
   return value;
 }
 

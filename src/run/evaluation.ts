@@ -7,6 +7,7 @@ import { type DomainSplit, tasksOfSplit } from "../curriculum/split.ts";
 import { BudgetError } from "../rollout/budget.ts";
 import { needsJudge } from "../tau2/evaluator.ts";
 import { asBudgetStop } from "./budget-stop.ts";
+import { carryOutAlone } from "./carry-out.ts";
 import { checkContext } from "./context.ts";
 import { judgeMaker, openEndpoints, spendingLines } from "./endpoints.ts";
 import { type Evaluation, evaluateDomains } from "./evaluate.ts";
@@ -29,12 +30,13 @@ export interface EvaluateSessionOptions {
   readonly policy_version?: number;
 }
 
+/** Every domain under the weights that the session's method has for it; then those of the domain trained last are back. */
 export async function evaluateSession(
   config: RunConfig,
   session: Session,
   { split, domain = null, policy_version = 0 }: EvaluateSessionOptions,
 ): Promise<Evaluation> {
-  const { policy, domains, edge } = session;
+  const { policy, domains, method, edge } = session;
   await checkContext(config, { policy, domains });
   const endpoints = openEndpoints(config, edge);
   const users = chooseUsers(config, domains, endpoints);
@@ -44,10 +46,17 @@ export async function evaluateSession(
   const userInfo = await loadUserModel(policy, users, session.user_model_directory);
   const makers = { makeUser: users.maker(userInfo, session), makeJudge: judgeMaker(endpoints) };
   const rollouts = new Rollouts({ config, policy, ...makers, reporter: edge.reporter, signal: edge.signal });
-  const splits = splitsOf(config, session, split).filter((each) => domain === null || each.domain.name === domain);
+  const curriculum = new Curriculum({ ...config, domains, rng: Rng.from(config.seed), solvedByNothing });
+  const splits = curriculum.splits
+    .filter((each) => domain === null || each.domain.name === domain)
+    .map((both) => evaluated(both, split, config.eval_max_tasks ?? undefined));
+  const enter = (name: string) => carryOutAlone(policy, method.beforeDomain(name));
   for (const text of expectedCalls(config, evaluationOnly(config, splits))) edge.reporter.line(text);
   try {
-    return await evaluateDomains(splits, { rollouts, config, policy_version });
+    const evaluation = await evaluateDomains(splits, { rollouts, config, policy_version, enter });
+    const last = curriculum.experiences.at(-1);
+    if (last !== undefined) await enter(last.domain);
+    return evaluation;
   } catch (error) {
     throw error instanceof BudgetError ? asBudgetStop(error, config) : error;
   } finally {
@@ -58,11 +67,6 @@ export async function evaluateSession(
 function evaluationOnly({ eval_trials }: RunConfig, splits: readonly DomainSplit[]): ExpectedRollouts {
   const tasks = splits.flatMap(({ test }) => test);
   return { train: 0, eval: tasks.length * eval_trials, judged: tasks.filter(needsJudge).length * eval_trials };
-}
-
-function splitsOf(config: RunConfig, { domains }: Session, split: EvaluatedSplit): DomainSplit[] {
-  const curriculum = new Curriculum({ ...config, domains, rng: Rng.from(config.seed), solvedByNothing });
-  return curriculum.splits.map((both) => evaluated(both, split, config.eval_max_tasks ?? undefined));
 }
 
 function evaluated(both: DomainSplit, split: EvaluatedSplit, tasksMax: number | undefined): DomainSplit {
