@@ -238,7 +238,7 @@ impl Block {
     fn panel<'a>(&self, b: Panels, row_block: usize, panel: usize, left: impl Fn(usize, usize) -> Left<'a>) {
         let columns = self.width.min(self.nc - panel * self.width);
         let data = &b.data[panel * b.stride..];
-        let multiply = |b: View| {
+        let multiply = |b: View, ahead: Ahead| {
             let first = row_block * MC;
             let (rows, height) = (MC.min(self.m - first), panel_height());
             for i in (0..rows).step_by(height) {
@@ -246,18 +246,19 @@ impl Block {
                 // SAFETY: rows first + i .. + m and these columns lie inside the caller's m × n.
                 unsafe {
                     let c = self.out.data.add((first + i) * self.out.row + panel * self.width);
-                    micro_kernel(m, columns, self.kc, left(i, m), b, OutAt { data: c, ..self.out });
+                    let ahead = if i == 0 { ahead } else { 0 };
+                    micro_kernel(m, columns, self.kc, left(i, m), b, ahead, OutAt { data: c, ..self.out });
                 }
             }
         };
         let view = View { data, row: b.row, column: 1 };
         if b.packed || columns == self.width {
-            return multiply(view);
+            return multiply(view, b.stride);
         }
         LAST_PANEL.with_borrow_mut(|buffer| {
             buffer.resize(self.kc * self.width, 0.0);
             pack_b(view, 0, self.kc, 0, columns, self.width, buffer);
-            multiply(View::rows(buffer, self.width));
+            multiply(View::rows(buffer, self.width), 0);
         });
     }
 }
@@ -271,6 +272,10 @@ struct Left<'a> {
     /// Columns end to end (row 1, column m), which the kernels know at compile time.
     packed: bool,
 }
+
+/// How far behind a panel of B the next one lies, to be fetched into the cache meanwhile; 0 = not. Decoding would otherwise
+/// wait for memory and compute in turns.
+type Ahead = usize;
 
 fn panel_width() -> usize {
     if isa() == Isa::Avx512 { 32 } else { 16 }
@@ -342,13 +347,13 @@ fn pack_b(b: View, pc: usize, kc: usize, first: usize, n: usize, width: usize, o
 
 /// # Safety
 /// `out` must be writable for m × columns, m ≤ panel_height(), columns ≤ panel_width().
-unsafe fn micro_kernel(m: usize, columns: usize, kc: usize, a: Left, b: View, out: OutAt) {
+unsafe fn micro_kernel(m: usize, columns: usize, kc: usize, a: Left, b: View, ahead: Ahead, out: OutAt) {
     let width = panel_width();
     assert!((m - 1) * a.row + (kc - 1) * a.column < a.data.len(), "panel of A too short");
     assert!(b.reaches(kc, width), "panel of B too short");
     if columns == width {
         // SAFETY: the caller's contract.
-        return unsafe { full_kernel(m, kc, a, b, out) };
+        return unsafe { full_kernel(m, kc, a, b, ahead, out) };
     }
     let mut tile = [0f32; 12 * 32];
     if out.accumulate {
@@ -360,7 +365,9 @@ unsafe fn micro_kernel(m: usize, columns: usize, kc: usize, a: Left, b: View, ou
         }
     }
     // SAFETY: the tile holds 12 × 32 floats.
-    unsafe { full_kernel(m, kc, a, b, OutAt { data: tile.as_mut_ptr(), row: width, accumulate: out.accumulate }) };
+    unsafe {
+        full_kernel(m, kc, a, b, ahead, OutAt { data: tile.as_mut_ptr(), row: width, accumulate: out.accumulate })
+    };
     for i in 0..m {
         for j in 0..columns {
             // SAFETY: i < m, j < columns.
@@ -371,13 +378,13 @@ unsafe fn micro_kernel(m: usize, columns: usize, kc: usize, a: Left, b: View, ou
 
 /// # Safety
 /// As `micro_kernel`, with all `panel_width()` columns writable.
-unsafe fn full_kernel(m: usize, kc: usize, a: Left, b: View, out: OutAt) {
+unsafe fn full_kernel(m: usize, kc: usize, a: Left, b: View, ahead: Ahead, out: OutAt) {
     macro_rules! pick {
         ($kernel:ident, $($rows:literal)*) => {
             // SAFETY: the caller's contract; `isa` has seen the features.
             match (m, a.packed) {
-                $(($rows, true) => unsafe { $kernel::<$rows, true>(kc, a, b, out) },)*
-                $(($rows, false) => unsafe { $kernel::<$rows, false>(kc, a, b, out) },)*
+                $(($rows, true) => unsafe { $kernel::<$rows, true>(kc, a, b, ahead, out) },)*
+                $(($rows, false) => unsafe { $kernel::<$rows, false>(kc, a, b, ahead, out) },)*
                 _ => unreachable!("{m} rows in a panel"),
             }
         };
@@ -393,7 +400,7 @@ unsafe fn full_kernel(m: usize, kc: usize, a: Left, b: View, out: OutAt) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn kernel_avx512<const M: usize, const PACKED: bool>(kc: usize, a: Left, b: View, out: OutAt) {
+unsafe fn kernel_avx512<const M: usize, const PACKED: bool>(kc: usize, a: Left, b: View, ahead: Ahead, out: OutAt) {
     let (b, b_row) = (b.data.as_ptr(), b.row);
     let (a_row, a_column, a) = if PACKED { (1, M, a.data.as_ptr()) } else { (a.row, a.column, a.data.as_ptr()) };
     use std::arch::x86_64::*;
@@ -409,6 +416,11 @@ unsafe fn kernel_avx512<const M: usize, const PACKED: bool>(kc: usize, a: Left, 
         for p in 0..kc {
             let left = _mm512_loadu_ps(b.add(p * b_row));
             let right = _mm512_loadu_ps(b.add(p * b_row + 16));
+            if ahead != 0 {
+                let next = b.wrapping_add(p * b_row + ahead).cast::<i8>(); // a prefetch never faults
+                _mm_prefetch::<_MM_HINT_T1>(next);
+                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(64));
+            }
             for (i, row) in sums.iter_mut().enumerate() {
                 let x = _mm512_set1_ps(*a.add(p * a_column + i * a_row));
                 row[0] = _mm512_fmadd_ps(x, left, row[0]);
@@ -424,7 +436,7 @@ unsafe fn kernel_avx512<const M: usize, const PACKED: bool>(kc: usize, a: Left, 
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn kernel_avx2<const M: usize, const PACKED: bool>(kc: usize, a: Left, b: View, out: OutAt) {
+unsafe fn kernel_avx2<const M: usize, const PACKED: bool>(kc: usize, a: Left, b: View, ahead: Ahead, out: OutAt) {
     let (b, b_row) = (b.data.as_ptr(), b.row);
     let (a_row, a_column, a) = if PACKED { (1, M, a.data.as_ptr()) } else { (a.row, a.column, a.data.as_ptr()) };
     use std::arch::x86_64::*;
@@ -440,6 +452,9 @@ unsafe fn kernel_avx2<const M: usize, const PACKED: bool>(kc: usize, a: Left, b:
         for p in 0..kc {
             let left = _mm256_loadu_ps(b.add(p * b_row));
             let right = _mm256_loadu_ps(b.add(p * b_row + 8));
+            if ahead != 0 {
+                _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(p * b_row + ahead).cast()); // a prefetch never faults
+            }
             for (i, row) in sums.iter_mut().enumerate() {
                 let x = _mm256_set1_ps(*a.add(p * a_column + i * a_row));
                 row[0] = _mm256_fmadd_ps(x, left, row[0]);
