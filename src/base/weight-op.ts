@@ -101,6 +101,8 @@ export type WeightOp =
       readonly gates: boolean;
       readonly seed: string;
     }
+  /** Reads an adapter in PEFT's files (`directory` holds adapter_config.json); as `add_adapter` otherwise. */
+  | { readonly op: "load_adapter"; readonly name: string; readonly directory: string }
   /** The policy computes as when `column` was the newest adapter: with it, those before it and its gates. */
   | { readonly op: "activate_adapter"; readonly column: string }
   /** Adds strength · the gradient of Σ ‖A_earlier · Aᵀ‖² (O-LoRA, Wang et al. 2023) to the trained adapter's. value = the penalty. */

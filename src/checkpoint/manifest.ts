@@ -16,6 +16,8 @@ export const FORMAT = 2;
 
 export const FILES = {
   model: "model",
+  /** With LoRA: PEFT's files of what is active. */
+  adapter: "adapter",
   memory: "trajectories.json",
   config: "config.json",
   optimizer: "state/optimizer.safetensors",

@@ -26,6 +26,7 @@ export async function saveCheckpoint(path: string, content: CheckpointContent): 
   mkdirSync(join(staged, dirname(FILES.run)), { recursive: true });
   const { policy, memory, config, state, metrics, signal } = content;
   await policy.save(join(staged, FILES.model));
+  if (config.lora_r > 0) await policy.save(join(staged, FILES.adapter), { adapter_of: config.model_name_or_path });
   signal.throwIfAborted();
   await policy.saveState(join(staged, FILES.optimizer), { models: state.models });
   signal.throwIfAborted();

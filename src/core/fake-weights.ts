@@ -200,6 +200,8 @@ export class FakeWeights {
       case "add_adapter":
         this.#addAdapter(op);
         return 0;
+      case "load_adapter":
+        throw new EngineError("BadArgument", "load_adapter: the fake reads no files");
       case "activate_adapter":
         this.#state.column = this.#adapterNamed(op.column);
         return 0;

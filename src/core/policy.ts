@@ -254,7 +254,7 @@ export interface Policy extends Disposable {
   digest(): Promise<string>;
   /**
    * Writes config.json, model.safetensors (adapters folded in), tokenizer and template: loads in transformers unchanged. With
-   * `adapter_of`, the base model's name, PEFT's adapter files instead of weights.
+   * `adapter_of`, the base model's name, PEFT's adapter files instead, if an adapter is active, else nothing.
    */
   save(directory: string, options?: SaveOptions): Promise<void>;
   /** Optimizer moments, master weights, step count, vectors, and the frozen models named. */

@@ -90,6 +90,7 @@ const WEIGHT_OPS: Readonly<Record<WeightOp["op"], true>> = {
   merge_dare: true,
   merge_fisher: true,
   add_adapter: true,
+  load_adapter: true,
   activate_adapter: true,
   add_orthogonal_penalty: true,
   merge_adapters: true,

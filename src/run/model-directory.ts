@@ -41,7 +41,7 @@ export async function resolveModelDirectory(nameOrPath: string, options: ModelDi
 
 async function locate(nameOrPath: string, options: ModelDirectoryOptions): Promise<string> {
   if (nameOrPath.startsWith("builtin:")) return builtinModelDirectory(nameOrPath, options.env);
-  const path = nameOrPath.replace(/^~(?=\/|$)/, options.env.HOME ?? homedir());
+  const path = expanded(nameOrPath, options.env);
   if (existsSync(path)) return localDirectory(path);
   if (HUB_ID.test(nameOrPath)) return downloadModel(nameOrPath, options);
   throw new UserError(
@@ -49,6 +49,29 @@ async function locate(nameOrPath: string, options: ModelDirectoryOptions): Promi
     `"${nameOrPath}" is neither a directory that exists nor a Hugging Face id. Give the path of a model directory, or an id such as Qwen/Qwen2.5-7B-Instruct`,
   );
 }
+
+export interface AdapterDirectory {
+  readonly directory: string;
+  /** Name or path of the model that it was trained on. */
+  readonly base: string;
+}
+
+/** A directory with PEFT's adapter files in place of a model's; null for anything else. */
+export async function adapterDirectory(
+  nameOrPath: string,
+  { env }: Pick<ModelDirectoryOptions, "env">,
+): Promise<AdapterDirectory | null> {
+  const directory = expanded(nameOrPath, env);
+  const file = join(directory, "adapter_config.json");
+  if (!existsSync(file) || existsSync(join(directory, "config.json"))) return null;
+  const { base_model_name_or_path: base } = await jsonObject(file, "");
+  if (typeof base !== "string" || base === "")
+    throw new UserError(file, "base_model_name_or_path is missing: the adapter does not say which model it belongs to");
+  return { directory, base };
+}
+
+const expanded = (path: string, env: ModelDirectoryOptions["env"]): string =>
+  path.replace(/^~(?=\/|$)/, env.HOME ?? homedir());
 
 /** A model directory as it is; a checkpoint (`checkpoint_task_0`) stands for its `model/`. */
 function localDirectory(path: string): string {

@@ -3,11 +3,12 @@
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { UserError } from "../base/errors.ts";
 import { type Checkpoint, openCheckpoint } from "../checkpoint/load.ts";
 import type { ContinualMethod } from "../cl/method.ts";
 import { methodOf } from "../cl/registry.ts";
 import type { RunConfig } from "../config/schema.ts";
-import { openEngine } from "../core/engine.ts";
+import { EngineError, openEngine } from "../core/engine.ts";
 import type { Policy } from "../core/policy.ts";
 import { distinct } from "../curriculum/experience.ts";
 import { tasksOfSplit } from "../curriculum/split.ts";
@@ -17,7 +18,7 @@ import type { Domain } from "../tau2/types.ts";
 import { checkContextLimit } from "./context.ts";
 import { checkRunDirectory } from "./directory.ts";
 import { greetEndpoints, openEndpoints } from "./endpoints.ts";
-import { type DownloadProgress, resolveModelDirectory } from "./model-directory.ts";
+import { adapterDirectory, type DownloadProgress, resolveModelDirectory } from "./model-directory.ts";
 import type { Edge, Session } from "./session.ts";
 import { chooseUsers } from "./users.ts";
 
@@ -44,24 +45,48 @@ export async function openSession(
   const endpoints = openEndpoints(config, edge);
   chooseUsers(config, domains, endpoints); // for its checks
   await greetEndpoints(endpoints);
-  const model_directory = await resolveModel(config.model_name_or_path, config, edge);
+  const model = await resolvePolicyModel(config, edge);
+  const { model_directory } = model;
   checkContextLimit(config, contextOf(model_directory));
   const user_model_directory =
     config.user.kind === "local" && config.user.model !== null
       ? await resolveModel(config.user.model, config, edge)
       : null;
   // also to go on: a checkpoint's model has its adapters folded in, its state has what was trained
-  const policy = await openPolicy(config, { library, model_directory });
+  const policy = await openPolicy(config, { library, ...model });
   return { edge, policy, model_directory, user_model_directory, domains, method: method ?? methodOf(config), resume };
 }
 
-/** Starts the core with the model in `model_directory`. Dispose of it at the end. */
-export function openPolicy(
+export interface PolicyModel {
+  readonly model_directory: string;
+  /** Of a PEFT adapter on that model, which the policy begins with; null without one. */
+  readonly adapter_directory: string | null;
+}
+
+/** `model_name_or_path` is a model, or an adapter that says on which. */
+export async function resolvePolicyModel(config: RunConfig, edge: Edge): Promise<PolicyModel> {
+  const adapter = await adapterDirectory(config.model_name_or_path, edge);
+  const model_directory = await resolveModel(adapter?.base ?? config.model_name_or_path, config, edge);
+  return { model_directory, adapter_directory: adapter?.directory ?? null };
+}
+
+/** Starts the core with the model in `model_directory`, the adapter folded in. Dispose of it at the end. */
+export async function openPolicy(
   config: RunConfig,
-  { library, model_directory }: { readonly library: string | null; readonly model_directory: string },
+  { library, model_directory, adapter_directory }: PolicyModel & { readonly library: string | null },
 ): Promise<Policy> {
   const { model_dtype: dtype, num_threads, kernels, prefix_sharing, gradient_checkpointing } = config;
-  return openEngine({ library, model_directory, dtype, num_threads, kernels, prefix_sharing, gradient_checkpointing });
+  const options = { dtype, num_threads, kernels, prefix_sharing, gradient_checkpointing };
+  const policy = await openEngine({ library, model_directory, ...options });
+  if (adapter_directory === null) return policy;
+  try {
+    await policy.weightOp({ op: "load_adapter", name: "given", directory: adapter_directory });
+    await policy.weightOp({ op: "merge_adapters" });
+    return policy;
+  } catch (error) {
+    policy[Symbol.dispose]();
+    throw error instanceof EngineError ? new UserError("model_name_or_path", error.message) : error;
+  }
 }
 
 async function openResume(config: RunConfig): Promise<Checkpoint | null> {

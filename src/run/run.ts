@@ -168,15 +168,11 @@ const anchorOf = ({ kl_coef, kl_anchor }: RunConfig): ModelName | null =>
 
 /** Weights, moments and frozen models of the checkpoint; the frozen step-0 model where it is needed; the adapter. */
 async function prepareWeights(config: RunConfig, session: Session, users: Users): Promise<void> {
-  const { policy, resume, model_directory, method } = session;
+  const { policy, resume, method } = session;
   const anchor = anchorOf(config);
-  const needsBase = anchor === BASE_MODEL || users.needsBase;
-  if (resume !== null) {
-    await policy.loadState(resume.optimizer_file);
-    if (needsBase) await policy.loadModel(BASE_MODEL, model_directory);
-    return;
-  }
-  if (needsBase) await policy.weightOp({ op: "snapshot", name: BASE_MODEL });
+  // the policy was opened as it was before any training, also to go on
+  if (anchor === BASE_MODEL || users.needsBase) await policy.weightOp({ op: "snapshot", name: BASE_MODEL });
+  if (resume !== null) return policy.loadState(resume.optimizer_file);
   if (anchor === PREVIOUS_TASK_MODEL) await policy.weightOp({ op: "snapshot", name: PREVIOUS_TASK_MODEL });
   if (config.lora_r > 0 && !method.ownAdapters)
     await policy.weightOp(newAdapter("default", config, Rng.from(config.seed)));

@@ -17,7 +17,7 @@ import type { SftMetric, SftValidationMetric } from "../metrics/names.ts";
 import { registerDomainDirectories } from "../tau2/domains/directory.ts";
 import { AbortedError, orAborted } from "./abort.ts";
 import { checkRunDirectory } from "./directory.ts";
-import { openPolicy, resolveModel } from "./open-session.ts";
+import { openPolicy, resolvePolicyModel } from "./open-session.ts";
 import { type Reporter, warning } from "./report.ts";
 import type { Edge } from "./session.ts";
 import { openSftCheckpoint, type SftCheckpoint, saveSftCheckpoint, saveSftModel } from "./sft-checkpoint.ts";
@@ -61,8 +61,7 @@ export async function sft(config: RunConfig, { edge, library }: SftOptions): Pro
   const recorded = await readRecorded(config.data ?? []);
   await registerDomainDirectories(config.domain_dir);
   // also to go on: a checkpoint's model has its adapters folded in, its state has what was trained
-  const model_directory = await resolveModel(config.model_name_or_path, config, edge);
-  using policy = await openPolicy(config, { library, model_directory });
+  using policy = await openPolicy(config, { library, ...(await resolvePolicyModel(config, edge)) });
   const data = await prepareConversations(recorded, {
     config,
     policy,

@@ -73,12 +73,12 @@ describe("a resumed run equals one that never stopped", () => {
     expect(metricsOf(log_dir)).toBe(metricsOf(whole.log_dir));
   });
 
-  test("the base model is loaded from the original directory, the optimizer's state from the checkpoint", async () => {
+  test("the base model is the policy as it was opened, the state comes from the checkpoint", async () => {
     const { log_dir } = await interruptedAt(/^Task 1, Step 1/);
     const { policy } = await lampRun(lampConfig(log_dir, { ...FIELDS, resume_from: log_dir }));
-    expect(policy.calls).toMatchObject({ loadModel: 1, loadState: 1 });
-    // Of the domains still to begin; not of the one it goes on in.
-    expect(policy.weightOps).toEqual([{ op: "reset_optimizer" }]);
+    expect(policy.calls).toMatchObject({ loadState: 1 });
+    // The reset is of the domains still to begin; not of the one it goes on in.
+    expect(policy.weightOps).toEqual([{ op: "snapshot", name: "base" }, { op: "reset_optimizer" }]);
   });
 });
 

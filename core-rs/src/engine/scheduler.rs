@@ -511,6 +511,9 @@ impl Scheduler {
 
     fn save(&self, directory: &Path, adapter_of: Option<&str>) -> Result<Reply> {
         let policy = &find(&self.models, POLICY)?.model;
+        if adapter_of.is_some() && policy.column().is_none() {
+            return Ok(Reply::default());
+        }
         make_directory(directory)?;
         match adapter_of {
             Some(base) => policy.save_adapter(directory, base)?,
