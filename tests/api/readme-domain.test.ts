@@ -2,7 +2,9 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { emptyDirectory, startCli } from "../cli/run-cli.ts";
+import { emptyDirectory, removeDirectories, startCli } from "../cli/run-cli.ts";
+
+afterAll(removeDirectories);
 
 const README = readFileSync(resolve(import.meta.dir, "../../README.md"), "utf8");
 const FILE = /^\*\*`(cafe\/[\w.]+)`\*\*\n\n```\w+\n([\s\S]*?)```$/gm;
@@ -10,7 +12,6 @@ const BINARY = resolve(import.meta.dir, "../../dist/grpo-cl");
 const LIMIT_MS = 120_000;
 
 const cwd = emptyDirectory();
-afterAll(() => rmSync(cwd, { recursive: true }));
 mkdirSync(join(cwd, "cafe"));
 const files = [...README.matchAll(FILE)].map(([, name = "", text = ""]) => ({ name, text }));
 for (const { name, text } of files) writeFileSync(join(cwd, name), text);

@@ -1,8 +1,10 @@
 /** The method of one's own in the README runs as it stands there (with fewer evaluations). */
-import { expect, test } from "bun:test";
+import { afterAll, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { emptyDirectory, runCli } from "../cli/run-cli.ts";
+import { emptyDirectory, removeDirectories, runCli } from "../cli/run-cli.ts";
+
+afterAll(removeDirectories);
 
 const README = readFileSync(resolve(import.meta.dir, "../../README.md"), "utf8");
 const script =

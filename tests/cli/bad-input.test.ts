@@ -1,13 +1,14 @@
 /** Bad input gets one sentence that names the flag, file or field, and exit code 2, before any model is loaded. */
 import { afterAll, expect, test } from "bun:test";
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { modelFiles, writeModel } from "../hub/model-files.ts";
 import { writeMockData } from "../support/mock-data.ts";
-import { emptyDirectory, runCli } from "./run-cli.ts";
+import { emptyDirectory, removeDirectories, runCli } from "./run-cli.ts";
+
+afterAll(removeDirectories);
 
 const directory = emptyDirectory();
-afterAll(() => rmSync(directory, { recursive: true }));
 const at = (name: string) => join(directory, name);
 const json = (value: unknown) => Buffer.from(JSON.stringify(value));
 

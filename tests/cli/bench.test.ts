@@ -4,7 +4,9 @@ import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Comparison } from "../../src/metrics/compare.ts";
 import { LIBRARY } from "../core/opened.ts";
-import { emptyDirectory, runCli } from "./run-cli.ts";
+import { emptyDirectory, removeDirectories, runCli } from "./run-cli.ts";
+
+afterAll(removeDirectories);
 
 const directories: string[] = [];
 const freshDirectory = () => {
@@ -12,7 +14,7 @@ const freshDirectory = () => {
   return directories.at(-1) as string;
 };
 afterAll(() => {
-  for (const directory of directories) rmSync(directory, { recursive: true });
+  for (const directory of directories) rmSync(directory, { recursive: true, force: true });
 });
 
 describe("refused", () => {

@@ -1,8 +1,10 @@
 /** dist/grpo-cl (scripts/build makes it) alone in an empty directory, without PATH, beside files that must not be read. */
-import { describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, test } from "bun:test";
 import { copyFileSync, existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { emptyDirectory } from "./run-cli.ts";
+import { emptyDirectory, removeDirectories } from "./run-cli.ts";
+
+afterAll(removeDirectories);
 
 const BINARY = resolve(import.meta.dir, "../../dist/grpo-cl");
 const LIMIT_MS = 120_000;

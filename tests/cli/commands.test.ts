@@ -1,12 +1,14 @@
 /** Commands that need no model: what they print, and that help is complete. */
-import { describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import pkg from "../../package.json";
 import { OPTION_NAMES } from "../../src/config/options.ts";
 import { writeMockData } from "../support/mock-data.ts";
 import { SHARED } from "../support/shared.ts";
-import { emptyDirectory, runCli } from "./run-cli.ts";
+import { emptyDirectory, removeDirectories, runCli } from "./run-cli.ts";
+
+afterAll(removeDirectories);
 
 test("help names every command, and train's help every option", async () => {
   const { out, exitCode } = await runCli(["--help"]);

@@ -1,11 +1,12 @@
 /** `--domain_dir`: several, under names of their own, in every command; and what is wrong with one is told by file and field. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { emptyDirectory, runCli } from "./run-cli.ts";
+import { emptyDirectory, removeDirectories, runCli } from "./run-cli.ts";
+
+afterAll(removeDirectories);
 
 const cwd = emptyDirectory();
-afterAll(() => rmSync(cwd, { recursive: true }));
 
 const TOOL =
   '{ name: "ring", kind: "write", description: "Ring.", parameters: {}, run: (state) => { state.setValue("rung", true); return "rung"; } }';

@@ -1,11 +1,11 @@
 /** `grpo-cl play` with what is typed coming by a pipe. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { rmSync } from "node:fs";
 import { openaiServer } from "../support/openai-server.ts";
-import { emptyDirectory, runCli } from "./run-cli.ts";
+import { emptyDirectory, removeDirectories, runCli } from "./run-cli.ts";
+
+afterAll(removeDirectories);
 
 const cwd = emptyDirectory();
-afterAll(() => rmSync(cwd, { recursive: true }));
 
 const play = (args: readonly string[], lines: readonly string[]) =>
   runCli(["play", ...args], { cwd, stdin: lines.map((line) => `${line}\n`).join(""), env: { OPENAI_API_KEY: "k" } });

@@ -1,12 +1,23 @@
 /** Runs the command line from source, in a directory of its own, with a hard time limit. */
-import { mkdtempSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
 const MAIN = resolve(import.meta.dir, "../../src/main.ts");
 const LIMIT_MS = 60_000;
 
-export const emptyDirectory = () => mkdtempSync(join(tmpdir(), "grpo-cl-cli-"));
+const made: string[] = [];
+
+export function emptyDirectory(): string {
+  const directory = mkdtempSync(join(tmpdir(), "grpo-cl-cli-"));
+  made.push(directory);
+  return directory;
+}
+
+/** For `afterAll`: what tests of this process have made so far. */
+export function removeDirectories(): void {
+  for (const directory of made.splice(0)) rmSync(directory, { recursive: true, force: true });
+}
 
 export interface CliOptions {
   readonly cwd?: string;

@@ -1,15 +1,16 @@
 /** `grpo-cl tau2 replay` on files of both layouts: table, JSON, exit code. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { AgentEnv } from "../../src/api/index.ts";
 import { dumps, type ExactObject } from "../../src/base/exact.ts";
 import { loadDomain } from "../../src/tau2/domains/index.ts";
 import { type SimulationRun, toTau2Results } from "../../src/tau2/results.ts";
-import { emptyDirectory, runCli } from "./run-cli.ts";
+import { emptyDirectory, removeDirectories, runCli } from "./run-cli.ts";
+
+afterAll(removeDirectories);
 
 const cwd = emptyDirectory();
-afterAll(() => rmSync(cwd, { recursive: true }));
 
 const domain = loadDomain("rail", { tau2_data_dir: null, train_split: 0.8 });
 

@@ -1,9 +1,11 @@
 /** The whole program over the real core: a short training, an evaluation, going on, and Ctrl-C. */
-import { describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { readJsonl } from "../../src/base/jsonl.ts";
-import { emptyDirectory, runCli, startCli } from "./run-cli.ts";
+import { emptyDirectory, removeDirectories, runCli, startCli } from "./run-cli.ts";
+
+afterAll(removeDirectories);
 
 const LIMIT_MS = 120_000;
 const QUICK = ["train", "--config", "quick_test", "--num_threads", "1"];

@@ -1,6 +1,6 @@
 /** scripts/test's last line: what is counted, and that nothing that failed is forgotten. */
 import { expect, test } from "bun:test";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
@@ -16,6 +16,7 @@ function counted(steps: readonly Step[], junit?: string) {
   }
   if (junit !== undefined) writeFileSync(join(directory, "bun-test.xml"), junit);
   const { stdout, exitCode } = Bun.spawnSync([process.execPath, SCRIPT, directory], { timeout: 20_000 });
+  rmSync(directory, { recursive: true });
   return [stdout.toString().trimEnd().split("\n").at(-1), exitCode];
 }
 

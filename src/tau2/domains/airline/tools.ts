@@ -13,7 +13,6 @@ import {
 } from "../../../base/exact.ts";
 import type { Database, Table } from "../../database.ts";
 import type { Toolkit } from "../../environment.ts";
-import { calculate } from "../../expression.ts";
 import { dict, type FieldType, int, list, type Model, parseModel, record, str, union } from "../../model.ts";
 import {
   add,
@@ -33,6 +32,7 @@ import {
 } from "../../python.ts";
 import { tableIndex } from "../../table-index.ts";
 import { type BoundArguments, ModelResult, parameter, type Tool, tool } from "../../tool.ts";
+import { calculate, transferToHumanAgents } from "../common-tools.ts";
 import type { Flight, FlightOnDate, Payment, PaymentMethod, Reservation, ReservationFlight, User } from "./model.ts";
 import * as models from "./model.ts";
 
@@ -487,18 +487,7 @@ const tools: readonly Tool<Airline>[] = [
     },
     run: book,
   }),
-  tool({
-    name: "calculate",
-    kind: "generic",
-    description: "Calculate the result of a mathematical expression.",
-    parameters: {
-      expression: parameter(
-        str,
-        "The mathematical expression to calculate, such as '2 + 2'. The expression can contain numbers, operators (+, -, *, /), parentheses, and spaces.",
-      ),
-    },
-    run: (_airline: Airline, { expression }) => calculate(expression),
-  }),
+  calculate,
   tool({
     name: "cancel_reservation",
     kind: "write",
@@ -559,14 +548,7 @@ const tools: readonly Tool<Airline>[] = [
     },
     run: sendCertificate,
   }),
-  tool({
-    name: "transfer_to_human_agents",
-    kind: "generic",
-    description:
-      "Transfer the user to a human agent, with a summary of the user's issue.\n\nOnly transfer if\n -  the user explicitly asks for a human agent\n -  given the policy and the available tools, you cannot solve the user's issue.",
-    parameters: { summary: parameter(str, "A summary of the user's issue.") },
-    run: () => "Transfer successful",
-  }),
+  transferToHumanAgents,
   tool({
     name: "update_reservation_baggages",
     kind: "write",

@@ -5,6 +5,7 @@ import type { Toolkit } from "../../environment.ts";
 import { parseModel, str } from "../../model.ts";
 import { dictKey, valueError } from "../../python.ts";
 import { type BoundArguments, ModelResult, parameter, type Tool, taskFunction, tool } from "../../tool.ts";
+import { transferToHumanAgents } from "../common-tools.ts";
 import type { MockTask, MockUser, Notification } from "./model.ts";
 import * as models from "./model.ts";
 
@@ -91,14 +92,7 @@ const agentTools: readonly Tool<Tracker>[] = [
     },
     run: updateStatus,
   }),
-  tool({
-    name: "transfer_to_human_agents",
-    kind: "generic",
-    description:
-      "Transfer the user to a human agent, with a summary of the user's issue.\n\nOnly transfer if\n -  the user explicitly asks for a human agent\n -  given the policy and the available tools, you cannot solve the user's issue.",
-    parameters: { summary: parameter(str, "A summary of the user's issue.") },
-    run: () => "Transfer successful",
-  }),
+  transferToHumanAgents,
 ];
 
 const agentFunctions: readonly Tool<Tracker>[] = [

@@ -17,10 +17,10 @@ import {
 } from "../../../base/exact.ts";
 import type { Database, Table } from "../../database.ts";
 import type { Toolkit } from "../../environment.ts";
-import { calculate } from "../../expression.ts";
 import { list, parseModel, str } from "../../model.ts";
 import { dictKey, iterate, lengthOf, noAttribute, PythonError, valueError } from "../../python.ts";
 import { type BoundArguments, ModelResult, parameter, type Tool, tool } from "../../tool.ts";
+import { calculate, transferToHumanAgents } from "../common-tools.ts";
 import type { Order, OrderItem, OrderPayment, PaymentMethod, Product, User, Variant } from "./model.ts";
 import * as models from "./model.ts";
 import { userIdByEmail, userIdByNameAndZip, variantById } from "./search.ts";
@@ -309,18 +309,7 @@ const addressParameters = {
 };
 
 const tools: readonly Tool<Retail>[] = [
-  tool({
-    name: "calculate",
-    kind: "generic",
-    description: "Calculate the result of a mathematical expression.",
-    parameters: {
-      expression: parameter(
-        str,
-        "The mathematical expression to calculate, such as '2 + 2'. The expression can contain numbers, operators (+, -, *, /), parentheses, and spaces.",
-      ),
-    },
-    run: (_retail: Retail, { expression }) => calculate(expression),
-  }),
+  calculate,
   tool({
     name: "cancel_pending_order",
     kind: "write",
@@ -483,14 +472,7 @@ const tools: readonly Tool<Retail>[] = [
     },
     run: returnItems,
   }),
-  tool({
-    name: "transfer_to_human_agents",
-    kind: "generic",
-    description:
-      "Transfer the user to a human agent, with a summary of the user's issue.\n\nOnly transfer if\n -  the user explicitly asks for a human agent\n -  given the policy and the available tools, you cannot solve the user's issue.",
-    parameters: { summary: parameter(str, "A summary of the user's issue.") },
-    run: () => "Transfer successful",
-  }),
+  transferToHumanAgents,
 ];
 
 export const retailToolkit: Toolkit<Retail> = {

@@ -16,6 +16,7 @@ import type { Toolkit } from "../../environment.ts";
 import { float, int, parseModel, str } from "../../model.ts";
 import { add, compare, multiply, noAttribute, typeError, valueError } from "../../python.ts";
 import { type BoundArguments, ModelResult, parameter, type Tool, type ToolResult, tool } from "../../tool.ts";
+import { transferToHumanAgents } from "../common-tools.ts";
 import { functions } from "./agent-functions.ts";
 import { NEXT_MONTH, THIS_MONTH, TODAY } from "./clock.ts";
 import type { Bill, Customer } from "./model.ts";
@@ -302,14 +303,7 @@ const tools: readonly Tool<Carrier>[] = [
     parameters: { customer_id: customerParameter, line_id: parameter(str, "ID of the line to disable roaming for.") },
     run: ({ database }: Carrier, args) => setRoaming(database, args, false),
   }),
-  tool({
-    name: "transfer_to_human_agents",
-    kind: "generic",
-    description:
-      "Transfer the user to a human agent, with a summary of the user's issue.\n\nOnly transfer if\n -  the user explicitly asks for a human agent\n -  given the policy and the available tools, you cannot solve the user's issue.",
-    parameters: { summary: parameter(str, "A summary of the user's issue.") },
-    run: () => "Transfer successful",
-  }),
+  transferToHumanAgents,
   tool({
     name: "refuel_data",
     kind: "write",
