@@ -4,7 +4,7 @@ import { UserError } from "../base/errors.ts";
 import type { ConfigFile } from "./files.ts";
 import { didYouMean } from "./nearest.ts";
 import { DOTTED, OPTION_NAMES, optionNamed } from "./options.ts";
-import { refuseLaterFeatures } from "./refusals.ts";
+import { refuseWhatIsNotHere } from "./refusals.ts";
 import { type Command, firstViolation } from "./rules.ts";
 import { type RunConfig, RunConfigSchema } from "./schema.ts";
 
@@ -91,7 +91,7 @@ function nested(flat: Readonly<Record<string, unknown>>): Record<string, unknown
 }
 
 function checkValue(name: string, value: unknown, where: string): void {
-  refuseLaterFeatures(name, value, where);
+  refuseWhatIsNotHere(name, value, where);
   const option = optionNamed(name);
   if (option === undefined) throw new UserError(where, `unknown option${didYouMean(name, OPTION_NAMES)}`);
   if (!v.safeParse(option.schema, value).success) {

@@ -1,15 +1,15 @@
-/** Values that name a feature of a later release. They are refused, never ignored: a run must not differ from its config. */
+/** Values that name what this release does not do. They are refused, never ignored: a run must not differ from its config. */
 import { UserError } from "../base/errors.ts";
 
-const LATER: readonly {
+const NOT_HERE: readonly {
   readonly option: string;
   readonly refused: (value: unknown) => boolean;
   readonly sentence: string;
 }[] = [
   {
     option: "use_flash_attention",
-    refused: (value) => value === true,
-    sentence: "flash attention is not in this release; leave it false (attention over shared prefixes is used instead)",
+    refused: (value) => value === false,
+    sentence: "attention is always computed in blocks; leave it true, or set kernels to plain for full score matrices",
   },
   {
     option: "wandb_project",
@@ -23,8 +23,8 @@ const LATER: readonly {
   },
 ];
 
-/** Throws when an option asks for what a later release brings. `where` names the flag or the file's field. */
-export function refuseLaterFeatures(option: string, value: unknown, where: string): void {
-  const later = LATER.find((entry) => entry.option === option && entry.refused(value));
-  if (later !== undefined) throw new UserError(where, later.sentence);
+/** Throws when an option asks for what this release does not do. `where` names the flag or the file's field. */
+export function refuseWhatIsNotHere(option: string, value: unknown, where: string): void {
+  const found = NOT_HERE.find((entry) => entry.option === option && entry.refused(value));
+  if (found !== undefined) throw new UserError(where, found.sentence);
 }

@@ -42,7 +42,10 @@ const model = {
     "Type the weights are kept in; on the CPU products are always computed in float32.",
   ),
   gradient_checkpointing: flag(false, "Keep only the layers' inputs and recompute each layer in the backward pass."),
-  use_flash_attention: flag(false, "Not in this release: true is refused."),
+  use_flash_attention: flag(
+    true,
+    "Attention in blocks, forth and back, never a full score matrix (`kernels: fused` always does so). false is refused: use `kernels: plain` for the full matrix.",
+  ),
   kernels: choice(["fused", "plain"], "fused", "`plain` computes with plain tensor operations: slow, for comparison."),
   num_threads: count(0, 0, "CPU threads; 0 = all cores. Part of what makes a run repeatable bit for bit."),
   prefix_sharing: flag(true, "Compute a prefix that several sequences share once."),

@@ -27,15 +27,19 @@ export const SEQUENTIAL_AT_FIRST: readonly Method[] = [
   "a_gem",
 ];
 
+/** Adapters want a larger learning rate than whole weights. */
+const ADAPTER: Partial<RunConfig> = { lora_r: 16, lora_alpha: 32, learning_rate: 1e-3 };
+
 /** What a method is run with beside the config: chosen on other seeds than those that are reported. */
 export const BENCH_SETTINGS: Readonly<Partial<Record<Method, Partial<RunConfig>>>> = {
   replay: { replay_ratio: 0.5 },
   adaptive_replay: { replay_ratio: 0.4, probe_interval: 8 },
   a_gem: { replay_ratio: 0.5 },
   ewc_pp: { ewc_pp_interval: 8 },
-  o_lora: { lora_r: 16, lora_alpha: 32 },
-  progressive: { lora_r: 16, lora_alpha: 32 },
-  dynamic_expansion: { lora_r: 16, lora_alpha: 32 },
+  lwf: { lwf_alpha: 0.05 },
+  o_lora: ADAPTER,
+  progressive: ADAPTER,
+  dynamic_expansion: ADAPTER,
 };
 
 /** A first experience that other methods may go on from. */

@@ -68,7 +68,7 @@ const cases: readonly [line: string, sentence: string][] = [
   [`${TRAIN} --max_context_tokens 1024`, "max_context_tokens: 1024 is more than the model's context of 512 tokens"],
   [`${TRAIN} --resume_from nowhere`, "--resume_from: nowhere does not exist"],
   [`${TRAIN} --user.kind openai --user.model m`, "OPENAI_API_KEY"],
-  [`${TRAIN} --use_flash_attention`, "--use_flash_attention: flash attention is not in this release"],
+  [`${TRAIN} --no-use_flash_attention`, "attention is always computed in blocks"],
   [
     "eval --model_name_or_path model --task_order phone --split dev",
     '--split: phone has no split "dev"; known are train, test, ',

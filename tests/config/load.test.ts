@@ -193,8 +193,8 @@ describe("refusals name what to change", () => {
       '--task_order: unknown domain "rial" (did you mean rail?); known are airline, phone, rail',
     ],
     [
-      "--use_flash_attention",
-      "--use_flash_attention: flash attention is not in this release; leave it false (attention over shared prefixes is used instead)",
+      "--use_flash_attention false",
+      "--use_flash_attention: attention is always computed in blocks; leave it true, or set kernels to plain for full score matrices",
     ],
     [
       "--wandb_project p",
