@@ -3,6 +3,7 @@ import { afterAll, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import { ABI_VERSION } from "../../src/core/abi.ts";
 import { LIBRARY } from "./opened.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "grpo-cl-library-"));
@@ -29,8 +30,8 @@ test.skipIf(LIBRARY === null)("an embedded library opens, also where its unpacke
   const build = [process.execPath, "build", "--compile", "--format=esm", entry, "--outfile", binary];
   expect(Bun.spawnSync(build, { timeout: 60_000 }).exitCode).toBe(0);
 
-  expect(await run({ BUN_TMPDIR: scratch })).toBe("true 1\n");
+  expect(await run({ BUN_TMPDIR: scratch })).toBe(`true ${ABI_VERSION}\n`);
   expect(existsSync(cache)).toBe(false);
-  expect(await run({ BUN_TMPDIR: "/nowhere", TMPDIR: "/nowhere" })).toBe("true 1\n");
+  expect(await run({ BUN_TMPDIR: "/nowhere", TMPDIR: "/nowhere" })).toBe(`true ${ABI_VERSION}\n`);
   expect(readdirSync(cache)).toEqual([expect.stringMatching(/^libgrpo_core-[0-9a-f]{16}\.so$/)]);
 });
