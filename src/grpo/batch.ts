@@ -8,6 +8,7 @@
 import type { TrainingBatch } from "../core/policy.ts";
 import type { Group, Rollout } from "../rollout/types.ts";
 import { type AdvantageConfig, isTied, turnAdvantages } from "./advantage.ts";
+import { unweighedBatch } from "./ragged.ts";
 import { isTruncated, type RewardConfig, returnFrom, type ShapedReward, shapedReward, turnsOf } from "./reward.ts";
 
 export interface BatchConfig extends AdvantageConfig, RewardConfig {
@@ -183,18 +184,9 @@ const dealt = <T>(items: readonly T[], hands: number): T[][] =>
   Array.from({ length: hands }, (_, hand) => items.filter((_, i) => i % hands === hand));
 
 function pack(samples: readonly Sample[], weightOf: (sample: Sample) => number): TrainingBatch {
-  const offsets = new Uint32Array(samples.length + 1);
-  for (const [s, { rollout }] of samples.entries()) offsets[s + 1] = (offsets[s] ?? 0) + rollout.tokens.length;
-  const size = offsets.at(-1) ?? 0;
-  const batch = {
-    tokens_N: new Uint32Array(size),
-    offsets,
-    weights_N: new Float32Array(size),
-    advantages_N: new Float32Array(size),
-    old_logprobs_N: new Float32Array(size),
-  };
+  const batch = unweighedBatch(samples.map(({ rollout }) => rollout));
   for (const [s, sample] of samples.entries())
-    fill(batch, { sample, start: offsets[s] ?? 0, weight: weightOf(sample) });
+    fill(batch, { sample, start: batch.offsets[s] ?? 0, weight: weightOf(sample) });
   assertBatch(batch, samples);
   return batch;
 }
@@ -203,8 +195,7 @@ function fill(
   batch: TrainingBatch,
   { sample, start, weight }: { readonly sample: Sample; readonly start: number; readonly weight: number },
 ): void {
-  const { tokens, sampled_mask, logprobs } = sample.rollout;
-  batch.tokens_N.set(tokens, start);
+  const { sampled_mask, logprobs } = sample.rollout;
   for (const [k, [from, to]] of turnsOf(sampled_mask).entries()) {
     batch.weights_N.fill(weight, start + from, start + to);
     batch.advantages_N.fill(sample.advantages_K[k] ?? Number.NaN, start + from, start + to);

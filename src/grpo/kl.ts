@@ -2,6 +2,7 @@
 import type { ModelName, Policy } from "../core/policy.ts";
 import type { Group, Rollout } from "../rollout/types.ts";
 import { isFailed } from "./batch.ts";
+import { laidEndToEnd } from "./ragged.ts";
 
 /** KL of each token of a rollout; 0 where not sampled. */
 export type TokenKl = ReadonlyMap<Rollout, Float32Array>;
@@ -22,7 +23,7 @@ export async function tokenKl(policy: Policy, groups: readonly Group[], options:
     .flatMap((group) => group.rollouts)
     .filter((rollout) => !isFailed(rollout) && rollout.tokens.length > 0);
   if (rollouts.length === 0) return new Map();
-  const batch = laidOut(rollouts);
+  const batch = laidEndToEnd(rollouts);
   const reference_N = await policy.logprobs(anchor, batch, { temperature });
   const reference = (s: number) => reference_N.subarray(batch.offsets[s], batch.offsets[s + 1]);
   return new Map(rollouts.map((rollout, s) => [rollout, klOf(rollout, reference(s), kl_estimator)]));
@@ -38,14 +39,6 @@ export function meanKl(kl: TokenKl): number | null {
     }
   }
   return tokens === 0 ? null : total / tokens;
-}
-
-function laidOut(rollouts: readonly Rollout[]) {
-  const offsets = new Uint32Array(rollouts.length + 1);
-  for (const [s, { tokens }] of rollouts.entries()) offsets[s + 1] = (offsets[s] ?? 0) + tokens.length;
-  const tokens_N = new Uint32Array(offsets.at(-1) ?? 0);
-  for (const [s, { tokens }] of rollouts.entries()) tokens_N.set(tokens, offsets[s]);
-  return { tokens_N, offsets };
 }
 
 /** Schulman 2020, with d = log π_anchor - log π: the samples are π's own. */

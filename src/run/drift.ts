@@ -1,7 +1,8 @@
 /** How far training has carried the policy from the base model, seen on the conversations of an evaluation. */
-import type { ModelName, Policy, TokenBatch } from "../core/policy.ts";
+import type { ModelName, Policy } from "../core/policy.ts";
+import { laidEndToEnd } from "../grpo/ragged.ts";
 import { scored } from "../metrics/score.ts";
-import type { Group, Rollout } from "../rollout/types.ts";
+import type { Group } from "../rollout/types.ts";
 
 /**
  * Mean over the sampled tokens of each task's first trial of k3 = exp(d) - d - 1, d = log base - log policy, both at
@@ -10,7 +11,7 @@ import type { Group, Rollout } from "../rollout/types.ts";
  */
 export async function klDrift(policy: Policy, base: ModelName, groups: readonly Group[]): Promise<number | null> {
   const rollouts = groups.flatMap((group) => scored(group).slice(0, 1));
-  const batch = batchOf(rollouts);
+  const batch = laidEndToEnd(rollouts);
   const sampled_N = rollouts.flatMap(({ sampled_mask }) => Array.from(sampled_mask));
   if (!sampled_N.includes(1)) return null;
   const now_N = await policy.logprobs("policy", batch, { temperature: 1 });
@@ -24,12 +25,4 @@ export async function klDrift(policy: Policy, base: ModelName, groups: readonly 
     tokens += 1;
   }
   return sum / tokens;
-}
-
-function batchOf(rollouts: readonly Rollout[]): TokenBatch {
-  const offsets = new Uint32Array(rollouts.length + 1);
-  for (const [s, { tokens }] of rollouts.entries()) offsets[s + 1] = (offsets[s] as number) + tokens.length;
-  const tokens_N = new Uint32Array(offsets.at(-1) ?? 0);
-  for (const [s, { tokens }] of rollouts.entries()) tokens_N.set(tokens, offsets[s]);
-  return { tokens_N, offsets };
 }

@@ -5,7 +5,7 @@ import { UserError } from "../base/errors.ts";
 import type { RunConfig } from "../config/schema.ts";
 import { distinct } from "../curriculum/experience.ts";
 import { toolsJson } from "../rollout/local-user.ts";
-import { loadDomain } from "../tau2/domains/index.ts";
+import { loadDomainOrNull } from "../tau2/domains/index.ts";
 import type { Domain } from "../tau2/types.ts";
 import { builtinModelDirectory } from "./builtin-model.ts";
 import {
@@ -59,7 +59,7 @@ async function factsOf(config: RunConfig, options: MemoryOptions): Promise<PlanF
     return shapeOf(readJson(file), file);
   };
   const shape = await shapeIn(config.model_name_or_path, "model_name_or_path");
-  const domains = distinct(config.task_order).map((name) => loadedOrNull(name, config));
+  const domains = distinct(config.task_order).map((name) => loadDomainOrNull(name, config));
   const { kind, model } = config.user;
   const longest = Math.min(options.conversation_tokens ?? Number.POSITIVE_INFINITY, shape.context_tokens_max);
   const scripted = domains.every((domain) => domain?.scriptedUser !== undefined);
@@ -91,15 +91,6 @@ function readJson(file: string): Readonly<Record<string, unknown>> {
     return JSON.parse(readFileSync(file, "utf8"));
   } catch (error) {
     throw new UserError(file, `it is not JSON (${(error as Error).message})`, { cause: error });
-  }
-}
-
-function loadedOrNull(name: string, config: RunConfig): Domain | null {
-  try {
-    return loadDomain(name, config);
-  } catch (error) {
-    if (error instanceof UserError) return null;
-    throw error;
   }
 }
 

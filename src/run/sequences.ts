@@ -1,6 +1,7 @@
 /** Sequences → a batch for losses other than GRPO's: every sampled token has a weight, no other token has. */
 import type { Distribution, TokenSequence } from "../cl/method.ts";
 import type { StoredDistributions, TrainingBatch } from "../core/policy.ts";
+import { unweighedBatch } from "../grpo/ragged.ts";
 
 export interface WeighedSequence extends TokenSequence {
   readonly distribution?: Distribution;
@@ -17,21 +18,12 @@ export function sequenceBatch(sequences: readonly WeighedSequence[], weighing: W
   if (tokens === 0) return null;
   const weightOf = (count: number) =>
     typeof weighing === "object" ? weighing.mean / tokens : weighing === "sum" ? 1 : 1 / count;
-  const offsets = new Uint32Array(used.length + 1);
-  for (const [s, sequence] of used.entries()) offsets[s + 1] = (offsets[s] as number) + sequence.tokens.length;
-  const size = offsets.at(-1) as number;
-  const batch = {
-    tokens_N: new Uint32Array(size),
-    offsets,
-    weights_N: new Float32Array(size),
-    advantages_N: new Float32Array(size),
-    old_logprobs_N: new Float32Array(size),
-  };
+  const batch = unweighedBatch(used);
+  const { offsets } = batch;
   for (const [s, sequence] of used.entries()) {
     const start = offsets[s] as number;
-    const count = sequence.sampled_mask.reduce((sum, one) => sum + one, 0);
-    batch.tokens_N.set(sequence.tokens, start);
-    for (const t of sampledPositions(sequence)) batch.weights_N[start + t] = weightOf(count);
+    const positions = sampledPositions(sequence);
+    for (const t of positions) batch.weights_N[start + t] = weightOf(positions.length);
   }
   const targets = targetsOf(used, offsets);
   return targets === null ? batch : { ...batch, targets };

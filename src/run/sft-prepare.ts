@@ -8,7 +8,7 @@ import { contextTokensMax } from "../rollout/collect.ts";
 import { toolsJson } from "../rollout/local-user.ts";
 import { recordedTokens } from "../rollout/recorded.ts";
 import { type ChatRenderer, openRenderer } from "../rollout/renderer.ts";
-import { knownDomains, loadDomain } from "../tau2/domains/index.ts";
+import { knownDomains, loadDomain, loadDomainOrNull } from "../tau2/domains/index.ts";
 import type { Domain } from "../tau2/types.ts";
 import type { RecordedFile, RecordedSimulation, RecordedTrajectory } from "./sft-data.ts";
 
@@ -169,7 +169,7 @@ function split(conversations: readonly Conversation[], fraction: number, rng: Rn
 function warningsOf(used: readonly RecordedConversation[], config: RunConfig): string[] {
   const byDomain = Map.groupBy(used, ({ domain }) => domain);
   return [...byDomain].flatMap(([name, those]) => {
-    const domain = loadedOrNull(name, config);
+    const domain = loadDomainOrNull(name, config);
     if (domain === null) return [];
     const tests = new Set(domain.splits.test);
     const seen = those.filter(({ task_id }) => tests.has(task_id)).length;
@@ -193,13 +193,3 @@ const otherPolicy = (conversation: object, domain: Domain): boolean =>
   "policy" in conversation &&
   typeof conversation.policy === "string" &&
   conversation.policy.trim() !== domain.policy.trim();
-
-/** null: without its data a domain's tasks are not known, and trajectories do not need them. */
-function loadedOrNull(name: string, config: RunConfig): Domain | null {
-  try {
-    return loadDomain(name, config);
-  } catch (error) {
-    if (error instanceof UserError) return null;
-    throw error;
-  }
-}

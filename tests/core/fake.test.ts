@@ -80,8 +80,8 @@ test("an optimizer step makes live sequences stale, and a release cancels", asyn
     weight_decay: 0,
     max_grad_norm: 1,
   });
-  expect(policy.sample(request({ sequence }))).rejects.toMatchObject({ code: "BadHandle" });
+  await expect(policy.sample(request({ sequence }))).rejects.toMatchObject({ code: "BadHandle" });
   const running = policy.sample(request({}));
   policy.release("policy", sequence + 1);
-  expect(running).rejects.toMatchObject({ code: "Cancelled" });
+  await expect(running).rejects.toMatchObject({ code: "Cancelled" });
 });

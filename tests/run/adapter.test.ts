@@ -64,7 +64,7 @@ describe.skipIf(LIBRARY === null)("an adapter in PEFT's files", () => {
     expect(distance(before, trained)).toBeGreaterThan(1e-2);
 
     writeFileSync(join(directory, "adapter_config.json"), JSON.stringify({ ...written, use_dora: true }));
-    expect(open(directory)).rejects.toMatchObject({ where: "model_name_or_path" });
+    await expect(open(directory)).rejects.toMatchObject({ where: "model_name_or_path" });
   });
 });
 
@@ -72,7 +72,7 @@ test("an adapter that names no base model is refused, a model directory is no ad
   const directory = join(root, "orphan");
   mkdirSync(directory, { recursive: true });
   writeFileSync(join(directory, "adapter_config.json"), JSON.stringify({ peft_type: "LORA" }));
-  expect(adapterDirectory(directory, edge)).rejects.toMatchObject({
+  await expect(adapterDirectory(directory, edge)).rejects.toMatchObject({
     message: expect.stringContaining("base_model_name_or_path is missing"),
   });
   expect(await adapterDirectory(BUILTIN, edge)).toBeNull();

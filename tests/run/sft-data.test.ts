@@ -127,8 +127,8 @@ describe("a bad file is named, with its line or field", () => {
   });
   test("a directory without any, and nothing at all", async () => {
     mkdirSync(join(root, "empty"));
-    expect(readRecorded([join(root, "empty")])).rejects.toThrow("holds neither tau2-bench results");
-    expect(readRecorded([join(root, "none")])).rejects.toThrow("does not exist");
+    await expect(readRecorded([join(root, "empty")])).rejects.toThrow("holds neither tau2-bench results");
+    await expect(readRecorded([join(root, "none")])).rejects.toThrow("does not exist");
   });
 });
 

@@ -92,7 +92,7 @@ describe("over a scripted policy", () => {
 
   test("another seed does not go on from a checkpoint", async () => {
     const resumed = fakeRun(configOf(join(root, "whole"), { resume_from: join(root, "whole"), seed: 5 }));
-    expect(resumed).rejects.toThrow("other conversations, another seed or another batch size");
+    await expect(resumed).rejects.toThrow("other conversations, another seed or another batch size");
   });
 
   test.each([

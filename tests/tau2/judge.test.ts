@@ -97,7 +97,7 @@ describe("rewards", () => {
   test("a judge that does not answer is no reward; without one the task is refused", async () => {
     const end = await judgedReward({ domain, task: judged, simulation, judge: mute });
     expect(end).toEqual({ end: "infrastructure_error", detail: "no answer" });
-    expect(judgedReward({ domain, task: judged, simulation, judge: null })).rejects.toThrow(NeedsJudgeError);
+    await expect(judgedReward({ domain, task: judged, simulation, judge: null })).rejects.toThrow(NeedsJudgeError);
   });
 
   test("a conversation that was broken off is not judged", async () => {

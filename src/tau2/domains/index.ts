@@ -81,3 +81,13 @@ export function loadDomain(name: string, { tau2_data_dir, train_split, solo_mode
   const load = FROM_DATA[name] as (typeof FROM_DATA)[string];
   return load({ root: dataRoot(tau2_data_dir, DATA_FOLDERS[name] ?? name), train_split, solo_mode });
 }
+
+/** null where the domain or its data is not there, for callers that can do without. */
+export function loadDomainOrNull(name: string, options: DomainOptions): Domain | null {
+  try {
+    return loadDomain(name, options);
+  } catch (error) {
+    if (error instanceof UserError) return null;
+    throw error;
+  }
+}
