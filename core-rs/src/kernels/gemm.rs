@@ -11,6 +11,8 @@ use std::cell::RefCell;
 const KC: usize = 256;
 const MC: usize = 96;
 const NC: usize = 2048;
+/// How far ahead of its use a panel that is read from end to end is fetched (16 KiB).
+const STREAM_AHEAD: usize = 4096;
 /// Below this many multiply-adds a second thread costs more than it brings.
 const PARALLEL_MULTIPLY_ADDS: usize = 1 << 18;
 
@@ -119,10 +121,12 @@ pub unsafe fn gemm_at(m: usize, n: usize, k: usize, a: View, b: Right, out: OutA
     }
     let parallel = threads == Threads::All && m * n * k >= PARALLEL_MULTIPLY_ADDS && rayon::current_num_threads() > 1;
     let width = panel_width();
+    // few rows of A need no cutting to stay in the cache, and packed panels of B are then read from end to end
+    let depth = if m <= panel_height() && matches!(b, Right::Packed(_)) { k } else { KC };
     for jc in (0..n).step_by(NC) {
         let nc = NC.min(n - jc);
-        for pc in (0..k).step_by(KC) {
-            let kc = KC.min(k - pc);
+        for pc in (0..k).step_by(depth) {
+            let kc = depth.min(k - pc);
             let block = Block {
                 m,
                 nc,
@@ -219,8 +223,9 @@ impl Block {
             });
         }
         PACKED_A.with_borrow_mut(|buffer| {
-            if buffer.len() < MC * KC {
-                buffer.resize(MC * KC, 0.0);
+            let needed = rows * self.kc;
+            if buffer.len() < needed {
+                buffer.resize(needed, 0.0);
             }
             pack_a(a, first, rows, self.pc, self.kc, height, buffer);
             for panel in panels {
@@ -253,7 +258,7 @@ impl Block {
         };
         let view = View { data, row: b.row, column: 1 };
         if b.packed || columns == self.width {
-            return multiply(view, b.stride);
+            return multiply(view, if self.kc > KC { STREAM_AHEAD } else { b.stride });
         }
         LAST_PANEL.with_borrow_mut(|buffer| {
             buffer.resize(self.kc * self.width, 0.0);
