@@ -9,15 +9,18 @@ import { peerModel, SHARED } from "./peers.ts";
 const PARTS: Readonly<Record<string, () => Promise<Part>>> = {
   env: async () => (await import("./env.ts")).env,
   sample: async () => (await import("./sample.ts")).sample,
+  llama: async () => (await import("./llama.ts")).llama,
+  conversations: async () => (await import("./conversations.ts")).conversations,
   train: async () => (await import("./train.ts")).train,
+  flops: async () => (await import("./flops.ts")).flops,
   step: async () => (await import("./step.ts")).step,
   shared: async () => (await import("./step.ts")).shared,
   first: async () => (await import("./first.ts")).first,
 };
 const USAGE = `scripts/bench [PART …] [--json] [--threads N] [--reps N] [--model DIR] [--domains a,b]
 
-PART: ${Object.keys(PARTS).join(", ")}; all without one. --json prints a line each: {work, ours, peer, ratio, bar}; a ratio
-above 1 means that we are better. The peers are looked for in $PEERS_HOME (../shared/peers/README.md); without them
+PART: ${Object.keys(PARTS).join(", ")}; all without one. --json prints a line each: {work, ours, peer, ratio, bar, goal};
+a ratio above 1 means that we are better. The peers are looked for in $PEERS_HOME (../shared/peers/README.md); without them
 only our figures are printed. On a machine that does other work use --threads 1 and read the lines in CPU seconds.`;
 
 const { values, positionals } = parseArgs({
@@ -71,8 +74,9 @@ function print(comparison: Comparison): void {
 }
 
 function row(comparison: Comparison): string {
-  const { work, ours, peer, ratio, bar } = comparison;
-  const against = ratio === null ? "no peer" : `peer ${digits(peer ?? 0)}  ratio ${ratio.toFixed(2)} (bar ${bar})`;
+  const { work, ours, peer, ratio, bar, goal } = comparison;
+  const targets = `bar ${digits(bar)}, goal ${digits(goal)}`;
+  const against = ratio === null ? "no peer" : `peer ${digits(peer ?? 0)}  ratio ${ratio.toFixed(2)} (${targets})`;
   return `  ${work.padEnd(78)} ${digits(ours).padStart(10)}  ${against}`;
 }
 

@@ -1,4 +1,5 @@
 /** What a benchmark measures, and how two sides are compared. */
+import { basename } from "node:path";
 
 /** Work per second; higher is better. */
 export interface Figure {
@@ -19,28 +20,33 @@ export interface Bench {
   readonly domains: readonly string[];
 }
 
+/** Ratios. */
+export interface Target {
+  /** What we want at least. */
+  readonly bar: number;
+  readonly goal: number;
+}
+
 /** One part of scripts/bench: the same work on both sides. */
 export interface Part {
   readonly unit: string;
   /** The program that `peer` measures. */
   readonly peerName: string;
-  /** The ratio we want at least, where being no slower is not enough. */
-  readonly bar?: (work: string) => number;
+  /** `model` is its folder's name. Absent, or null for a work: to be no slower. */
+  readonly target?: (work: string, model: string) => Target | null;
   ours(bench: Bench): Promise<Figures>;
   peer(bench: Bench): Promise<Figures | null>;
 }
 
-/** A line of `--json`. `ratio` above 1: we are better; `bar`: the ratio we want at least. */
-export interface Comparison {
+/** A line of `--json`. `ratio` above 1: we are better. */
+export interface Comparison extends Target {
   readonly work: string;
   readonly ours: number;
   readonly peer: number | null;
   readonly ratio: number | null;
-  readonly bar: number;
 }
 
-/** No slower than the peer: the first release's target. */
-const BAR = 1;
+const NO_SLOWER: Target = { bar: 1, goal: 1 };
 
 /** Ours, peer, ours again: a machine that grows slower meanwhile does not favour one side. */
 export async function compared(part: Part, bench: Bench): Promise<Comparison[]> {
@@ -51,7 +57,7 @@ export async function compared(part: Part, bench: Bench): Promise<Comparison[]> 
     lines({
       work,
       unit: part.unit,
-      bar: part.bar?.(work) ?? BAR,
+      target: part.target?.(work, basename(bench.model)) ?? NO_SLOWER,
       ours: [...figures, ...(after.get(work) ?? [])],
       peer: peer?.get(work) ?? [],
     }),
@@ -61,12 +67,12 @@ export async function compared(part: Part, bench: Bench): Promise<Comparison[]> 
 interface Sides {
   readonly work: string;
   readonly unit: string;
-  readonly bar: number;
+  readonly target: Target;
   readonly ours: readonly Figure[];
   readonly peer: readonly Figure[];
 }
 
-function lines({ work, unit, bar, ours, peer }: Sides): Comparison[] {
+function lines({ work, unit, target, ours, peer }: Sides): Comparison[] {
   return (["wall", "cpu"] as const).map((clock) => {
     const [mine, theirs] = [median(ours, clock), median(peer, clock)];
     const per = clock === "wall" ? "s" : "CPU s x threads";
@@ -75,14 +81,17 @@ function lines({ work, unit, bar, ours, peer }: Sides): Comparison[] {
       ours: mine ?? 0,
       peer: theirs,
       ratio: theirs === null || mine === null ? null : mine / theirs,
-      bar,
+      ...target,
     };
   });
 }
 
 function median(figures: readonly Figure[], clock: keyof Figure): number | null {
+  if (figures.length === 0) return null;
   const sorted = figures.map((figure) => figure[clock]).sort((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)] ?? null;
+  const half = sorted.length / 2;
+  const middle = sorted.slice(Math.ceil(half) - 1, Math.floor(half) + 1);
+  return middle.reduce((sum, value) => sum + value, 0) / middle.length;
 }
 
 export interface Elapsed {

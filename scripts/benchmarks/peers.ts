@@ -6,6 +6,8 @@ import { join } from "node:path";
 const ROOT = join(import.meta.dir, "..", "..");
 export const SHARED = process.env.GRPO_CL_SHARED ?? join(ROOT, "..", "shared");
 const PEERS_HOME = process.env.PEERS_HOME ?? join(homedir(), ".cache", "grpo-cl-peers");
+export const PYTHON = join(PEERS_HOME, "venv", "bin", "python");
+export const LLAMA = join(PEERS_HOME, "lcpp_batched");
 const TIMEOUT_MS = 20 * 60_000;
 
 export const peerModel = (name: string) => join(PEERS_HOME, "models", name);
@@ -19,8 +21,16 @@ export async function peerOutput(
   const python = join(PEERS_HOME, environment, "bin", "python");
   const file = join(SHARED, "peers", script);
   if (!existsSync(python) || !existsSync(file)) return null;
-  const child = Bun.spawn([python, file, ...args.map(String)], {
-    env: { ...process.env, TAU2_DATA_DIR: join(SHARED, "tau2", "data"), HF_HUB_OFFLINE: "1" },
+  return outputOf([python, file, ...args.map(String)]);
+}
+
+/** Standard output of a command in the peers' environment. */
+export async function outputOf(
+  command: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): Promise<string> {
+  const child = Bun.spawn([...command], {
+    env: { ...process.env, TAU2_DATA_DIR: join(SHARED, "tau2", "data"), HF_HUB_OFFLINE: "1", ...env },
     stdout: "pipe",
     stderr: "pipe",
     timeout: TIMEOUT_MS,
@@ -30,7 +40,7 @@ export async function peerOutput(
     new Response(child.stderr).text(),
     child.exited,
   ]);
-  if (code !== 0) throw new Error(`${script} ended with ${code}: ${errors.slice(-2000)}`);
+  if (code !== 0) throw new Error(`${command.join(" ").slice(0, 200)} ended with ${code}: ${errors.slice(-2000)}`);
   return output;
 }
 
@@ -41,12 +51,14 @@ export async function peerLines(
   args: readonly (string | number)[],
 ): Promise<Record<string, unknown>[] | null> {
   const output = await peerOutput(environment, script, args);
-  if (output === null) return null;
-  return output
+  return output === null ? null : jsonLines(output);
+}
+
+export const jsonLines = (output: string): Record<string, unknown>[] =>
+  output
     .split("\n")
     .filter((line) => line.startsWith('{"')) // TRL prints Python dicts too
     .map((line) => JSON.parse(line) as Record<string, unknown>);
-}
 
 /** Their triples are minimum, median, maximum (or the reverse). */
 export const middle = (triple: unknown): number => (triple as number[])[1] as number;

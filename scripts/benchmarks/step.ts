@@ -4,7 +4,7 @@
  */
 import { Rng } from "../../src/base/rng.ts";
 import type { LossOptions, Policy, Sampled, TrainingBatch } from "../../src/core/policy.ts";
-import { type Bench, type Figures, type Part, rate, repeated, timed } from "./measure.ts";
+import { type Bench, type Figures, type Part, rate, repeated, type Target, timed } from "./measure.ts";
 import { openPolicy, randomTokens, sampleAll } from "./model.ts";
 import { middle, peerLines } from "./peers.ts";
 import { OPTIMIZER } from "./train.ts";
@@ -44,15 +44,16 @@ const LOSS: LossOptions = {
   temperature: TEMPERATURE,
 };
 
-const part = (sizes: Sizes): Part => ({
+const part = (sizes: Sizes, targets: Readonly<Record<string, Target>>): Part => ({
   unit: "steps",
   peerName: "TRL GRPOTrainer",
+  target: (_work, model) => targets[model] ?? null,
   ours: (bench) => ours(bench, sizes),
   peer: (bench) => peer(bench, sizes),
 });
 
-export const step = part(PLAIN);
-export const shared = part(SHARED);
+export const step = part(PLAIN, { "tiny-qwen2": { bar: 3, goal: 6 }, small: { bar: 1.8, goal: 2.7 } });
+export const shared = part(SHARED, { small: { bar: 5, goal: 10 } });
 
 async function ours(bench: Bench, sizes: Sizes): Promise<Figures> {
   using policy = await openPolicy(bench);
