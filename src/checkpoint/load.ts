@@ -7,6 +7,7 @@ import { TrajectoryBuffer } from "../cl/memory.ts";
 import type { RunConfig } from "../config/schema.ts";
 import { FILES, verify } from "./manifest.ts";
 import type { RunState } from "./state.ts";
+import { parseStepGroups, type StepGroups } from "./step-groups.ts";
 
 export interface Checkpoint {
   readonly path: string;
@@ -17,6 +18,7 @@ export interface Checkpoint {
   readonly metrics_file: string;
   readonly config: RunConfig;
   readonly state: RunState;
+  readonly ahead: StepGroups | null;
   memory(capacity: number): TrajectoryBuffer;
 }
 
@@ -31,6 +33,7 @@ export async function openCheckpoint(resume_from: string): Promise<Checkpoint> {
     metrics_file: join(path, FILES.metrics),
     config: readJson(join(path, FILES.config)) as RunConfig,
     state: { ...positionIn(path), method: readJson(join(path, FILES.method)) as RunState["method"] },
+    ahead: existsSync(join(path, FILES.ahead)) ? readFrom(join(path, FILES.ahead), parseStepGroups) : null,
     memory: (capacity) => TrajectoryBuffer.load(join(path, FILES.memory), { capacity }),
   };
 }
@@ -70,9 +73,11 @@ function belongsTo(log_dir: string, checkpoint: string): boolean {
   return existsSync(path) && readFileSync(path).subarray(0, then.length).equals(then);
 }
 
-function readJson(path: string): unknown {
+const readJson = (path: string): unknown => readFrom(path, JSON.parse);
+
+function readFrom<T>(path: string, parse: (text: string) => T): T {
   try {
-    return JSON.parse(readFileSync(path, "utf8"));
+    return parse(readFileSync(path, "utf8"));
   } catch (error) {
     throw new UserError(path, `the checkpoint is damaged: ${(error as Error).message}. Resume from another one`);
   }

@@ -5,7 +5,7 @@
  *     model/                    loads in transformers
  *     trajectories.json         the memory
  *     config.json               of the run
- *     state/optimizer.safetensors, state/run.json, state/method.json, state/metrics.jsonl
+ *     state/optimizer.safetensors, state/run.json, state/method.json, state/metrics.jsonl, state/ahead.json (may be absent)
  *     manifest.json
  */
 import { createReadStream, existsSync, readdirSync, readFileSync, statSync } from "node:fs";
@@ -23,6 +23,8 @@ export const FILES = {
   optimizer: "state/optimizer.safetensors",
   run: "state/run.json",
   method: "state/method.json",
+  /** Where rollouts were made ahead. */
+  ahead: "state/ahead.json",
   metrics: "state/metrics.jsonl",
   manifest: "manifest.json",
 } as const;

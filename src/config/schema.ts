@@ -142,6 +142,10 @@ const grpo = {
     4,
     "`dynamic_sampling`: rounds of sampling in a step, the first one included; then the step goes on with what it has.",
   ),
+  overlap_rollouts: flag(
+    false,
+    "Begin the rollouts of the next step while this step's gradient is made; they are then one step old, which importance ratios correct for.",
+  ),
   num_iterations: count(1, 1, "Passes over the rollouts of a step (µ in GRPO); their log-probabilities stay fixed."),
   num_mini_batches: count(1, 1, "Updates of a pass: the step's tasks are dealt out to so many mini-batches."),
   loss_type: choice(

@@ -30,6 +30,8 @@ export const TRAIN_METRICS = {
   "rollout/pass_rate": "Share of rewards above 0.5, current domain.",
   "rollout/groups": "Groups, current domain.",
   "rollout/groups_tied": "Groups whose rewards are all equal, current domain: no gradient from these.",
+  "rollout/staleness_mean":
+    "Updates between the weights that sampled a rollout and those that the step began with; 0 without overlap_rollouts. Remembered rollouts do not count.",
   "rollout/groups_refilled": "Groups sampled in place of tied ones (dynamic_sampling); counted among the groups.",
   "rollout/masked": "Rollouts kept out of the loss because a limit cut them (mask_truncated_completions).",
   "rollout/penalty_mean":

@@ -1,7 +1,6 @@
 /** What the loop does beside learning: says, measures, writes, saves. */
 import { UserError } from "../base/errors.ts";
 import { saveCheckpoint } from "../checkpoint/save.ts";
-import type { RunState } from "../checkpoint/state.ts";
 import { trajectoriesOf } from "../cl/memory.ts";
 import { trajectoryText } from "../cl/trajectory.ts";
 import type { TrainingBatch } from "../core/policy.ts";
@@ -22,12 +21,13 @@ import {
   evaluationTable,
   experienceHead,
   probeLine,
+  staleLine,
   stepLine,
   tiedLine,
   trainingOn,
   warning,
 } from "./report.ts";
-import { type Run, stateOf, timed } from "./run.ts";
+import { type Run, type Standing, standingOf, timed } from "./run.ts";
 import { type StepFacts, trainRow } from "./train-row.ts";
 
 /** Steps in a row with a gradient that is not finite, after which the run stops. */
@@ -71,8 +71,7 @@ export async function recordStep(run: Run, { batches, ...facts }: StepRecord): P
   await writeRollouts(run, `step_${stepName(run, experience, step)}`, fresh, { task_idx: experience.index, step });
   run.metrics.write(row);
   run.reporter.line(stepLine(row));
-  const tied = tiedLine(row);
-  if (tied !== null) run.reporter.line(tied);
+  for (const text of [tiedLine(row), staleLine(row)]) if (text !== null) run.reporter.line(text);
   if (step + 1 === Math.min(VARYING_GROUPS_STEPS, experience.steps)) warnWhenNothingVaries(run, row);
   run.policy_version += update.updates;
   run.nonfinite_steps = update.outcome === "nonfinite_gradient" ? run.nonfinite_steps + 1 : 0;
@@ -126,14 +125,16 @@ async function probeEarlier(run: Run, { earlier, index }: Experience, step: numb
   run.reporter.line(probeLine(step, means));
 }
 
-/** `state`: the one that the weights are in. */
-export async function save(run: Run, name: number | "latest", state: RunState = stateOf(run)): Promise<void> {
+/** `standing`: the one that the weights are in. */
+export async function save(run: Run, name: number | "latest", standing: Standing = standingOf(run)): Promise<void> {
   const { policy, memory, metrics, directory, signal } = run;
   metrics.flush();
   const path = directory.checkpoint(name);
+  const { state } = standing;
   const { experience, step } = state.position;
   const place = name === "latest" ? { task_idx: experience, step: step - 1 } : { task_idx: name, step: null };
-  const content = { policy, memory, config: directory.config, state, metrics: metrics.path, signal };
+  const ahead = await standing.ahead;
+  const content = { policy, memory, config: directory.config, state, ahead, metrics: metrics.path, signal };
   await timed(run, { ...place, phase: "checkpoint" }, () => orAborted(signal, saveCheckpoint(path, content)));
   run.last_checkpoint = path;
   run.reporter.line(`Saved ${path}`);

@@ -2,11 +2,14 @@
 import type { RunConfig } from "../config/schema.ts";
 import { BudgetError } from "../rollout/budget.ts";
 import { save } from "./acts.ts";
-import { type Run, stateOf } from "./run.ts";
+import { type Run, standingOf } from "./run.ts";
 
 /** From here on the weights are those of this state, so a checkpoint of it can be written although the next step has begun. */
 export function markResumable(run: Run): void {
-  if (run.endpoints.budget.limit_usd !== null) run.resumable = structuredClone(stateOf(run));
+  if (run.endpoints.budget.limit_usd !== null) {
+    const { state, ahead } = standingOf(run);
+    run.resumable = { state: structuredClone(state), ahead };
+  }
 }
 
 /** Before the weights change in a way that no position names: what is learned so far goes to disk, if there is a limit. */

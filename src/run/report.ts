@@ -80,6 +80,11 @@ export function tiedLine(row: TrainRow): string | null {
   return tied === 0 ? null : `  ${tied} of ${groups} groups tied: no gradient from these`;
 }
 
+/** Rollouts that older weights made, other than remembered ones. */
+export function staleLine({ "rollout/staleness_mean": updates }: TrainRow): string | null {
+  return updates ? `  rollouts are ${updates.toFixed(1)} updates old: importance ratios correct for it` : null;
+}
+
 export const warning = (text: string): string => `Warning: ${text}`;
 
 /** What the evaluation can show, before it costs anything. */

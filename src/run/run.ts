@@ -2,6 +2,7 @@
 import { Rng } from "../base/rng.ts";
 import type { Checkpoint } from "../checkpoint/load.ts";
 import type { Position, RunState } from "../checkpoint/state.ts";
+import type { StepGroups } from "../checkpoint/step-groups.ts";
 import { newAdapter } from "../cl/adapter.ts";
 import { TrajectoryBuffer } from "../cl/memory.ts";
 import type { ContinualMethod } from "../cl/method.ts";
@@ -62,8 +63,10 @@ export interface Run {
   nonfinite_steps: number;
   /** Path of the newest one. */
   last_checkpoint: string | null;
-  /** The state that the weights are in, where a cost limit may stop the run (budget-stop.ts). */
-  resumable: RunState | null;
+  /** Where the weights stand, where a cost limit may stop the run (budget-stop.ts). */
+  resumable: Standing | null;
+  /** The next step's rollouts, where they were begun before this step's update. */
+  ahead: Promise<StepGroups> | null;
 }
 
 export async function openRun(config: RunConfig, session: Session): Promise<Run> {
@@ -114,10 +117,19 @@ export async function openRun(config: RunConfig, session: Session): Promise<Run>
     nonfinite_steps: resume?.state.nonfinite_steps ?? 0,
     last_checkpoint: resume?.path ?? null,
     resumable: null,
+    ahead: resume === null || resume.ahead === null ? null : Promise.resolve(resume.ahead),
   };
 }
 
-export const stateOf = (run: Run): RunState => ({
+/** What a checkpoint says beside the weights. */
+export interface Standing {
+  readonly state: RunState;
+  readonly ahead: Promise<StepGroups> | null;
+}
+
+export const standingOf = (run: Run): Standing => ({ state: stateOf(run), ahead: run.ahead });
+
+const stateOf = (run: Run): RunState => ({
   position: run.position,
   policy_version: run.policy_version,
   nonfinite_steps: run.nonfinite_steps,

@@ -1,19 +1,12 @@
 /** The groups of a step, in the order of its plan: rolled out now, or remembered; with `dynamic_sampling` more of them. */
+import type { StepGroups } from "../checkpoint/step-groups.ts";
 import type { Trajectory } from "../cl/trajectory.ts";
+import type { RunConfig } from "../config/schema.ts";
 import type { ResolvedTask, TaskRef } from "../curriculum/curriculum.ts";
 import type { Experience } from "../curriculum/experience.ts";
 import { hasSignal } from "../grpo/batch.ts";
 import type { Group } from "../rollout/types.ts";
 import type { Run } from "./run.ts";
-
-export interface StepGroups {
-  /** All that were sampled or remembered. */
-  readonly groups: readonly Group[];
-  /** Of these, the ones that the update is made from. */
-  readonly inLoss: readonly Group[];
-  /** How many were sampled in place of tied ones. */
-  readonly refilled: number;
-}
 
 interface Plan {
   readonly refs: readonly TaskRef[];
@@ -42,12 +35,13 @@ export async function stepGroups(run: Run, plan: Plan, place: Place): Promise<St
     groups.push(...newest);
     refilled += newest.length;
   }
+  return { groups, refilled };
+}
+
+/** The groups that the update is made from. */
+export function groupsInLoss(groups: readonly Group[], config: RunConfig): readonly Group[] {
   const inLoss = groups.filter(({ use }) => use !== "reference");
-  return {
-    groups,
-    inLoss: config.dynamic_sampling ? inLoss.filter((group) => hasSignal(group, config)) : inLoss,
-    refilled,
-  };
+  return config.dynamic_sampling ? inLoss.filter((group) => hasSignal(group, config)) : inLoss;
 }
 
 async function plannedGroups(run: Run, { refs, planned }: Plan, place: Place): Promise<Group[]> {

@@ -18,9 +18,21 @@ export interface StepFacts {
   /** Mean KL of the sampled tokens, where it is in the reward. */
   readonly reward_kl: number | null;
   readonly update: StepUpdate;
+  /** Optimizer updates before this step. */
+  readonly version: number;
 }
 
-export function trainRow({ experience, step, groups, refilled, packing, reward_kl, update }: StepFacts): TrainRow {
+export function trainRow({
+  experience,
+  step,
+  groups,
+  refilled,
+  packing,
+  reward_kl,
+  update,
+  version,
+}: StepFacts): TrainRow {
+  const fresh = groups.filter(({ use }) => use !== "stored").flatMap((group) => group.rollouts);
   return {
     kind: "train",
     task_idx: experience.index,
@@ -32,7 +44,8 @@ export function trainRow({ experience, step, groups, refilled, packing, reward_k
     "rollout/groups_refilled": refilled,
     "rollout/masked": packing.masked_rollouts,
     "rollout/penalty_mean": packing.penalty_mean,
-    ...conductMetrics(groups.filter(({ use }) => use !== "stored").flatMap((group) => group.rollouts)),
+    "rollout/staleness_mean": mean(fresh.map(({ policy_version }) => version - policy_version)),
+    ...conductMetrics(fresh),
   };
 }
 

@@ -2,6 +2,8 @@
  * The loop: GRPO on one domain of `task_order` after the other, evaluated on all of them before training and after each
  * one. A step is one optimizer update, or a few, on batch × accumulation tasks. Everything called here returns a value.
  */
+
+import type { StepGroups } from "../checkpoint/step-groups.ts";
 import type { StepContext } from "../cl/method.ts";
 import type { RunConfig } from "../config/schema.ts";
 import type { Experience } from "../curriculum/experience.ts";
@@ -16,7 +18,7 @@ import { closeResumable, markResumable, stopForBudget } from "./budget-stop.ts";
 import { carryOut } from "./carry-out.ts";
 import { openRun, type Run, timed } from "./run.ts";
 import type { Session } from "./session.ts";
-import { stepGroups } from "./step-groups.ts";
+import { groupsInLoss, stepGroups } from "./step-groups.ts";
 import { learningRate } from "./update.ts";
 import { updateOnStep } from "./updates.ts";
 
@@ -43,14 +45,14 @@ export async function train(config: RunConfig, session: Session, hooks: TrainHoo
 }
 
 async function trainSequence(run: Run, { onTrained }: TrainHooks): Promise<void> {
-  const { config, curriculum, memory } = run;
+  const { config, curriculum } = run;
   if (run.session.resume === null) await evaluateAll(run, null); // row -1: the base model
   for (const experience of curriculum.experiences.slice(run.position.experience)) {
     await beginExperience(run, experience);
     markResumable(run);
     if (isOwedAnEvaluation(run, experience)) await evaluateCurrent(run, experience, run.position.step - 1);
     for (let step = run.position.step; step < experience.steps; step++) {
-      await trainStep(run, { experience, step, memory, rng: run.rng.fork("method", experience.index, step) });
+      await trainStep(run, contextOf(run, experience, step));
       run.position = { experience: experience.index, step: step + 1 };
       markResumable(run);
       if (isDue(config.eval_interval, step, experience)) await evaluateCurrent(run, experience, step);
@@ -66,29 +68,66 @@ async function trainSequence(run: Run, { onTrained }: TrainHooks): Promise<void>
 }
 
 async function trainStep(run: Run, context: StepContext): Promise<void> {
-  const { config, policy, curriculum, method, memory, anchor, signal } = run;
+  const { config, policy, method, memory, anchor, signal } = run;
   const { experience, step } = context;
   const place = { task_idx: experience.index, step };
-  const refs = method.augmentBatch({ ...context, ...offered(run, experience) });
-  const planned = curriculum.take(refs);
-  const { groups, inLoss, refilled } = await timed(run, { ...place, phase: "rollout" }, () =>
-    stepGroups(run, { refs, planned }, context),
+  const { groups, refilled } = await timed(
+    run,
+    { ...place, phase: "rollout" },
+    () => run.ahead ?? plannedRollouts(run, context),
   );
+  const version = run.policy_version;
+  const ahead = rolloutsAhead(run, context);
+  const inLoss = groupsInLoss(groups, config);
   const fresh = groups.filter(({ use }) => use !== "stored");
   const kl = await rewardKl(run, inLoss, place);
   const packed = packBatches(inLoss, { ...config, completion_tokens_max: config.max_new_tokens }, kl);
   const learning_rate = learningRate(stepsSinceReset(config, experience, step), config);
+  const beforeUpdate = async () => {
+    await ahead; // these weights are sampled from until here
+    run.resumable = null;
+    return carryOut(run, method.beforeUpdate({ ...context, groups: fresh }), { ...place, groups: fresh });
+  };
+  const update = await timed(run, { ...place, phase: "update" }, async () => {
+    const done = await updateOnStep(policy, packed.mini_batches, {
+      config,
+      learning_rate,
+      anchor,
+      beforeUpdate,
+      signal,
+    });
+    await ahead; // also where there was nothing to update
+    return done;
+  });
   run.resumable = null;
-  const beforeUpdate = () =>
-    carryOut(run, method.beforeUpdate({ ...context, groups: fresh }), { ...place, groups: fresh });
-  const update = await timed(run, { ...place, phase: "update" }, () =>
-    updateOnStep(policy, packed.mini_batches, { config, learning_rate, anchor, beforeUpdate, signal }),
-  );
   memory.remember(fresh, place);
   const updated = update.updates > 0;
   await carryOut(run, method.afterStep({ ...context, groups: fresh, updated }), { ...place, groups: null });
-  const facts = { experience, step, groups, refilled, packing: packed.report, reward_kl: meanKl(kl) };
+  const facts = { experience, step, groups, refilled, packing: packed.report, reward_kl: meanKl(kl), version };
   await recordStep(run, { ...facts, update, batches: packed.mini_batches });
+}
+
+const contextOf = ({ memory, rng }: Run, experience: Experience, step: number): StepContext => ({
+  experience,
+  step,
+  memory,
+  rng: rng.fork("method", experience.index, step),
+});
+
+function plannedRollouts(run: Run, context: StepContext): Promise<StepGroups> {
+  const refs = run.method.augmentBatch({ ...context, ...offered(run, context.experience) });
+  return stepGroups(run, { refs, planned: run.curriculum.take(refs) }, context);
+}
+
+/**
+ * With `overlap_rollouts` the rollouts of the next step begin now, under the weights as they are; the gradient is made
+ * meanwhile, and only the update waits for them. None across the end of an experience.
+ */
+function rolloutsAhead(run: Run, { experience, step }: StepContext): Promise<StepGroups> | null {
+  const overlaps = run.config.overlap_rollouts && step + 1 < experience.steps;
+  run.ahead = overlaps ? plannedRollouts(run, contextOf(run, experience, step + 1)) : null;
+  run.ahead?.catch(() => {}); // whoever awaits it hears of a failure
+  return run.ahead;
 }
 
 /** Empty where the KL is not in the reward. */

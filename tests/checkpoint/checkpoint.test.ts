@@ -15,8 +15,10 @@ import { UserError } from "../../src/base/errors.ts";
 import { openCheckpoint } from "../../src/checkpoint/load.ts";
 import { saveCheckpoint } from "../../src/checkpoint/save.ts";
 import type { RunState } from "../../src/checkpoint/state.ts";
+import type { StepGroups } from "../../src/checkpoint/step-groups.ts";
 import { TrajectoryBuffer } from "../../src/cl/memory.ts";
 import { fakePolicy } from "../../src/core/fake.ts";
+import type { Rollout } from "../../src/rollout/types.ts";
 import { lampConfig } from "../support/lamp-run.ts";
 import { rolloutOf } from "../support/rollouts.ts";
 
@@ -31,6 +33,19 @@ const state: RunState = {
   models: [],
   method: { name: "replay", state: { counts: [1, 2] } },
 };
+const stored = { ...rolloutOf({ reward: 1 }), task_idx: 0, step: 2, replayed: false };
+const ahead: StepGroups = {
+  groups: [
+    {
+      domain: "hall",
+      task_id: "lamp_A",
+      replayed: false,
+      rollouts: [{ ...rolloutOf(), task_idx: 0, step: 0, replayed: false } as Rollout],
+    },
+    { domain: "attic", task_id: "lamp_B", replayed: true, use: "stored", rollouts: [stored] },
+  ],
+  refilled: 1,
+};
 const trajectory = { ...rolloutOf(), task_idx: 0, step: 0, replayed: false };
 const path = join(root, "checkpoint_task_0");
 const metrics = join(root, "metrics.jsonl");
@@ -44,6 +59,7 @@ beforeEach(async () => {
     memory,
     config: lampConfig(root),
     state,
+    ahead,
     metrics,
     signal,
   });
@@ -52,6 +68,7 @@ beforeEach(async () => {
 test("what was saved is what is loaded", async () => {
   const checkpoint = await openCheckpoint(path);
   expect(checkpoint.state).toEqual(state);
+  expect(checkpoint.ahead).toEqual(ahead);
   expect(checkpoint.config).toEqual(lampConfig(root));
   expect(checkpoint.log_dir).toBe(root);
   expect(checkpoint.memory(5).trajectories).toEqual([trajectory]);
@@ -115,7 +132,7 @@ test("a save that fails leaves the old checkpoint", async () => {
   const policy = fakePolicy(() => "");
   policy.saveState = () => Promise.reject(new Error("disk full"));
   const memory = new TrajectoryBuffer({ capacity: 5 });
-  const saved = saveCheckpoint(path, { policy, memory, config: lampConfig(root), state, metrics, signal });
+  const saved = saveCheckpoint(path, { policy, memory, config: lampConfig(root), state, ahead: null, metrics, signal });
   await expect(saved).rejects.toThrow("disk full");
   await saved.catch(() => {});
   expect(readFileSync(join(path, "manifest.json"), "utf8")).toBe(before);
@@ -126,7 +143,14 @@ test("an interrupted save leaves the old checkpoint", async () => {
   const controller = new AbortController();
   const policy = fakePolicy(() => "");
   policy.saveState = async () => controller.abort(new Error("Ctrl-C"));
-  const content = { policy, memory: new TrajectoryBuffer({ capacity: 5 }), config: lampConfig(root), state, metrics };
+  const content = {
+    policy,
+    memory: new TrajectoryBuffer({ capacity: 5 }),
+    config: lampConfig(root),
+    state,
+    ahead,
+    metrics,
+  };
   await expect(saveCheckpoint(path, { ...content, signal: controller.signal })).rejects.toThrow("Ctrl-C");
   expect((await openCheckpoint(path)).memory(5).size).toBe(1);
 });
@@ -135,9 +159,19 @@ test("a run directory gives its newest checkpoint", async () => {
   const later = { ...state, position: { experience: 1, step: 2 } };
   const memory = new TrajectoryBuffer({ capacity: 5 });
   appendFileSync(metrics, '{"kind":"eval"}\n');
-  const content = { policy: fakePolicy(() => ""), memory, config: lampConfig(root), state: later, metrics, signal };
+  const content = {
+    policy: fakePolicy(() => ""),
+    memory,
+    config: lampConfig(root),
+    state: later,
+    ahead: null,
+    metrics,
+    signal,
+  };
   await saveCheckpoint(join(root, "checkpoint_latest"), content);
-  expect((await openCheckpoint(root)).path).toBe(join(root, "checkpoint_latest"));
+  const newest = await openCheckpoint(root);
+  expect(newest.path).toBe(join(root, "checkpoint_latest"));
+  expect(newest.ahead).toBeNull();
   rmSync(join(root, "checkpoint_latest"), { recursive: true });
   expect((await openCheckpoint(root)).path).toBe(path);
 });

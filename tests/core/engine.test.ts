@@ -35,6 +35,15 @@ const nllBatch = (): TrainingBatch => ({
   old_logprobs_N: new Float32Array(24),
 });
 
+/** Six sequences that share nothing and are each a part of its own. */
+const longBatch = (): TrainingBatch => ({
+  tokens_N: Uint32Array.from({ length: 6 * 1100 }, (_, n) => (n * 37 + Math.floor(n / 1100)) % 500),
+  offsets: Uint32Array.from({ length: 7 }, (_, s) => s * 1100),
+  weights_N: Float32Array.from({ length: 6 * 1100 }, (_, n) => (n % 1100 === 0 ? 0 : 1 / 6594)),
+  advantages_N: new Float32Array(6 * 1100),
+  old_logprobs_N: new Float32Array(6 * 1100),
+});
+
 /** One turn and, after three more tokens, another one. */
 async function twoTurns(policy: Policy, fields: Partial<SampleRequest>): Promise<readonly [Sampled, Sampled]> {
   const first = await policy.sample(request(fields));
@@ -73,6 +82,25 @@ describe.skipIf(MODELS.length === 0)("sampling", () => {
     expect(new Set(alone.map(([first]) => first?.tokens.join())).size).toBeGreaterThan(20);
     expect(await run(32, true)).toEqual(alone);
     expect(await run(32, false)).toEqual(alone);
+  });
+
+  test("goes on between the parts of a gradient, and neither changes the other", async () => {
+    using policy = await openModel(MODEL);
+    const before = await twoTurns(policy, {});
+    await policy.forwardBackward(longBatch(), NLL);
+    const { grad_norm } = await policy.optimizerStep({ ...ADAMW, learning_rate: 0 });
+    const order: string[] = [];
+    const noted = <T>(what: string, promise: Promise<T>) => promise.finally(() => order.push(what));
+    const [report, turns] = await Promise.all([
+      noted("gradient", policy.forwardBackward(longBatch(), NLL)),
+      noted("turns", twoTurns(policy, {})),
+    ]);
+    expect(order).toEqual(["turns", "gradient"]);
+    expect((await policy.optimizerStep(ADAMW)).grad_norm).toBe(grad_norm);
+    expect(report.loss_tokens).toBe(6 * 1099);
+    expect(turns.map(({ tokens, logprobs }) => [tokens, logprobs])).toEqual(
+      before.map(({ tokens, logprobs }) => [tokens, logprobs]),
+    );
   });
 
   test("the seed decides, and top_k 1 is greedy", async () => {

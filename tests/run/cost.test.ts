@@ -85,38 +85,44 @@ describe("before the run", () => {
 });
 
 describe("a limit", () => {
-  test("stops a run where it can go on as if nothing had been", async () => {
-    using server = openaiServer(lampScript());
-    const whole = directory("whole");
-    await run(whole, { user: paidUser(server.url) });
-    const cost = sum(timingsOf(whole), "user_cost_usd");
-    const places = new Set<string>();
-    for (const share of [0.05, 0.15, 0.3, 0.45, 0.6, 0.8, 0.95]) {
-      const log_dir = directory("stopped");
-      const limited = paidUser(server.url, { max_cost_usd: cost * share, max_concurrent_requests: 1 });
-      const error = await run(log_dir, { user: limited }).catch((thrown: unknown) => thrown);
-      expect(error).toBeInstanceOf(BudgetError);
-      const spent = sum(timingsOf(log_dir), "user_cost_usd");
-      expect(spent).toBeGreaterThanOrEqual(cost * share);
-      expect(spent).toBeLessThan(cost * share + cost / 50);
-      const { message } = error as Error;
-      expect(message).toContain("Stopped: user and judge have cost $");
-      expect(readFileSync(join(log_dir, "run.log"), "utf8")).toContain(message);
-      if (message.includes("There is no checkpoint yet")) continue;
-      expect(message).toContain(`--resume_from ${log_dir} and a higher --user.max_cost_usd`);
-      const again = run(log_dir, { user: limited, resume_from: log_dir });
-      expect(await again.catch((thrown: unknown) => thrown)).toBeInstanceOf(BudgetError);
-      const { lines } = await run(log_dir, {
-        user: paidUser(server.url, { max_cost_usd: cost * 3 }),
-        resume_from: log_dir,
-      });
-      expect(metricsOf(log_dir)).toBe(metricsOf(whole));
-      const total = sum(timingsOf(log_dir), "user_cost_usd");
-      expect(lines.join("\n")).toContain(`Cost of the whole run: $${total.toFixed(4)} of at most $`);
-      places.add(/Going on at step \d+/.exec(lines.join("\n"))?.[0] ?? "a domain's start");
-    }
-    expect(places.size).toBeGreaterThan(1);
-  }, 60_000);
+  test.each([false, true])(
+    "stops a run where it can go on as if nothing had been (overlap: %p)",
+    async (overlap) => {
+      using server = openaiServer(lampScript());
+      const whole = directory("whole");
+      const limitedRun = (log_dir: string, fields: Partial<RunConfigInput>) =>
+        run(log_dir, { ...fields, overlap_rollouts: overlap });
+      await limitedRun(whole, { user: paidUser(server.url) });
+      const cost = sum(timingsOf(whole), "user_cost_usd");
+      const places = new Set<string>();
+      for (const share of [0.05, 0.15, 0.3, 0.45, 0.6, 0.8, 0.95]) {
+        const log_dir = directory("stopped");
+        const limited = paidUser(server.url, { max_cost_usd: cost * share, max_concurrent_requests: 1 });
+        const error = await limitedRun(log_dir, { user: limited }).catch((thrown: unknown) => thrown);
+        expect(error).toBeInstanceOf(BudgetError);
+        const spent = sum(timingsOf(log_dir), "user_cost_usd");
+        expect(spent).toBeGreaterThanOrEqual(cost * share);
+        expect(spent).toBeLessThan(cost * share + cost / 50);
+        const { message } = error as Error;
+        expect(message).toContain("Stopped: user and judge have cost $");
+        expect(readFileSync(join(log_dir, "run.log"), "utf8")).toContain(message);
+        if (message.includes("There is no checkpoint yet")) continue;
+        expect(message).toContain(`--resume_from ${log_dir} and a higher --user.max_cost_usd`);
+        const again = limitedRun(log_dir, { user: limited, resume_from: log_dir });
+        expect(await again.catch((thrown: unknown) => thrown)).toBeInstanceOf(BudgetError);
+        const { lines } = await limitedRun(log_dir, {
+          user: paidUser(server.url, { max_cost_usd: cost * 3 }),
+          resume_from: log_dir,
+        });
+        expect(metricsOf(log_dir)).toBe(metricsOf(whole));
+        const total = sum(timingsOf(log_dir), "user_cost_usd");
+        expect(lines.join("\n")).toContain(`Cost of the whole run: $${total.toFixed(4)} of at most $`);
+        places.add(/Going on at step \d+/.exec(lines.join("\n"))?.[0] ?? "a domain's start");
+      }
+      expect(places.size).toBeGreaterThan(1);
+    },
+    60_000,
+  );
 
   test("goes with a run into another directory", async () => {
     using server = openaiServer(lampScript());

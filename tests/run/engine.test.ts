@@ -84,12 +84,14 @@ describe.skipIf(MODEL === undefined)(`a run of ${MODEL} on the built-in domains`
     }
   });
 
-  test("with adapters, resumed between their steps, too", async () => {
-    const adapters = { lora_r: 4, task_order: ["shop"], learning_rate: 1e-2 };
-    const [never, stopped] = [join(root, "adapters"), mkdtempSync(join(root, "stopped-"))];
-    await coreRun(never, adapters);
-    await expect(coreRun(stopped, adapters, /^Saved .*checkpoint_latest/)).rejects.toThrow(AbortedError);
-    await coreRun(stopped, { ...adapters, resume_from: stopped });
+  test.each([
+    { what: "adapters", change: { lora_r: 4, task_order: ["shop"], learning_rate: 1e-2 } },
+    { what: "rollouts made ahead", change: { overlap_rollouts: true, task_order: ["shop"], num_steps_per_task: 3 } },
+  ])("with $what, resumed between their steps, too", async ({ what, change }) => {
+    const [never, stopped] = [join(root, what), mkdtempSync(join(root, "stopped-"))];
+    await coreRun(never, change);
+    await expect(coreRun(stopped, change, /^Saved .*checkpoint_latest/)).rejects.toThrow(AbortedError);
+    await coreRun(stopped, { ...change, resume_from: stopped });
     expect(metricsOf(stopped)).toBe(metricsOf(never));
   });
 });

@@ -90,7 +90,7 @@ impl Engine {
         let (work, jobs) = channel();
         let (text, text_jobs) = channel();
         let scheduler = (completions.clone(), texts.clone());
-        spawn("grpo-engine", &completions, move || Scheduler::new(options, scheduler.0, scheduler.1).run(&jobs))?;
+        spawn("grpo-engine", &completions, move || Scheduler::new(options, jobs, scheduler.0, scheduler.1).run())?;
         let replies = completions.clone();
         spawn("grpo-text", &completions, move || answer_texts(&text_jobs, &texts, &replies))?;
         Ok(Self { completions, work, text })

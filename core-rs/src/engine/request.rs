@@ -229,11 +229,9 @@ impl Job {
             Job::LoadModel { name, .. } | Job::WeightOp(WeightOp::Drop { name } | WeightOp::Snapshot { name }) => {
                 Some(name)
             }
-            Job::ForwardBackward { .. }
-            | Job::AddImportance { .. }
-            | Job::OptimizerStep(_)
-            | Job::WeightOp(_)
-            | Job::LoadState { .. } => Some(POLICY),
+            Job::AddImportance { .. } | Job::OptimizerStep(_) | Job::WeightOp(_) | Job::LoadState { .. } => {
+                Some(POLICY)
+            }
             _ => None,
         }
     }

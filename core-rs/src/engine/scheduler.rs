@@ -1,5 +1,5 @@
-//! Continuous batching: samples join and leave at every step; a gradient step waits for the policy's running samples,
-//! and what came later waits behind it.
+//! Continuous batching: samples join and leave at every step. What changes weights waits for the running samples of its
+//! model, and what came later waits behind it; a gradient only reads weights, so samples go on between its parts.
 use super::completions::{Completions, Reply};
 use super::request::{Arrays, GrammarUse, Job, POLICY, SampleJob};
 use super::sampler::{Pick, Sampler};
@@ -23,6 +23,7 @@ const STEP_TOKENS_MAX: usize = 512;
 
 pub struct Scheduler {
     options: EngineOptions,
+    inbox: Receiver<Message>,
     completions: Arc<Completions>,
     texts: Texts,
     models: BTreeMap<String, Loaded>,
@@ -32,6 +33,9 @@ pub struct Scheduler {
     /// In order of arrival.
     waiting: VecDeque<(u64, Job)>,
     running: Vec<Sample>,
+    /// A gradient is being made: of the jobs that wait only samples may start.
+    in_gradient: bool,
+    closed: bool,
     timings: Timings,
 }
 
@@ -58,7 +62,8 @@ impl Timings {
 }
 
 struct Loaded {
-    model: Model,
+    /// Shared with a gradient in the making, and with nothing else.
+    model: Arc<Model>,
     cache: Cache,
 }
 
@@ -111,9 +116,10 @@ impl Stop {
 }
 
 impl Scheduler {
-    pub fn new(options: EngineOptions, completions: Arc<Completions>, texts: Texts) -> Self {
+    pub fn new(options: EngineOptions, inbox: Receiver<Message>, completions: Arc<Completions>, texts: Texts) -> Self {
         Self {
             options,
+            inbox,
             completions,
             texts,
             models: BTreeMap::new(),
@@ -121,29 +127,53 @@ impl Scheduler {
             sequences: Slots::new(),
             waiting: VecDeque::new(),
             running: vec![],
+            in_gradient: false,
+            closed: false,
             timings: Timings::default(),
         }
     }
 
-    pub fn run(mut self, messages: &Receiver<Message>) {
-        loop {
-            let idle = self.running.is_empty() && self.waiting.is_empty();
-            let first = if idle { messages.recv().ok() } else { None };
-            if idle && first.is_none() {
-                return;
-            }
-            for message in first.into_iter().chain(messages.try_iter()) {
-                match message {
-                    Message::Submit(request) => match (request.id, request.into_job()) {
-                        (id, Ok(job)) => self.waiting.push_back((id, job)),
-                        (id, Err(error)) => self.finish(id, Err(error)),
-                    },
-                    Message::Release(sequence) => self.end_sequence(sequence),
-                    Message::Cancel(id) => self.cancel(id),
-                    Message::Close => return,
+    pub fn run(mut self) {
+        while !self.closed {
+            if self.running.is_empty() && self.waiting.is_empty() {
+                match self.inbox.recv() {
+                    Ok(message) => self.receive(message),
+                    Err(_) => return,
                 }
             }
+            self.receive_all();
             self.start_waiting();
+            self.step();
+        }
+    }
+
+    fn receive_all(&mut self) {
+        while let Ok(message) = self.inbox.try_recv() {
+            self.receive(message);
+        }
+    }
+
+    fn receive(&mut self, message: Message) {
+        match message {
+            Message::Submit(request) => match (request.id, request.into_job()) {
+                (id, Ok(job)) => self.waiting.push_back((id, job)),
+                (id, Err(error)) => self.finish(id, Err(error)),
+            },
+            Message::Release(sequence) => self.end_sequence(sequence),
+            Message::Cancel(id) => self.cancel(id),
+            Message::Close => self.closed = true,
+        }
+    }
+
+    /// Between the parts of a gradient: whatever can be sampled now. Samples go first, since conversations wait for their
+    /// users and environments in between, and the gradient waits for nobody.
+    fn sample_meanwhile(&mut self) {
+        loop {
+            self.receive_all();
+            self.start_waiting();
+            if self.running.is_empty() || self.closed {
+                return;
+            }
             self.step();
         }
     }
@@ -159,6 +189,7 @@ impl Scheduler {
                 index += 1;
             } else if let Some((id, job)) = self.waiting.remove(index) {
                 self.start(id, job);
+                (index, held_back) = (0, vec![]); // a gradient may have started others
             }
         }
     }
@@ -167,6 +198,7 @@ impl Scheduler {
     fn may_start(&self, job: &Job) -> bool {
         match job {
             Job::Sample(job) => self.running.is_empty() || self.has_room(&job.model),
+            _ if self.in_gradient => false,
             _ => job.waits_for().is_none_or(|model| self.running.iter().all(|sample| sample.job.model != model)),
         }
     }
@@ -394,14 +426,24 @@ impl Scheduler {
         let cache = model.new_cache(self.options.kv_cache_bytes, self.options.prefix_sharing);
         self.make_stale(&name);
         self.lock_texts().insert(name.clone(), text);
-        self.models.insert(name, Loaded { model, cache });
+        self.models.insert(name, Loaded { model: Arc::new(model), cache });
     }
 
     fn forward_backward(&mut self, arrays: &Arrays, objective: Objective, anchor: Option<&str>) -> Result<Reply> {
-        let policy = &find(&self.models, POLICY)?.model;
-        let anchor = anchor.map(|name| find(&self.models, name)).transpose()?.map(|loaded| &loaded.model);
-        let trainer = trainer_of(&mut self.trainer, policy, &self.options)?;
-        let report = trainer.forward_backward(policy, anchor, &arrays.batch()?, objective)?;
+        let policy = find(&self.models, POLICY)?.model.clone();
+        let anchor = anchor.map(|name| find(&self.models, name)).transpose()?.map(|loaded| loaded.model.clone());
+        let mut trainer = match self.trainer.take() {
+            Some(trainer) => trainer,
+            None => Trainer::new(&policy, trainer_options(&self.options))?,
+        };
+        self.in_gradient = true;
+        let report = arrays.batch().and_then(|batch| {
+            let mut meanwhile = || self.sample_meanwhile();
+            trainer.forward_backward_with(&policy, anchor.as_deref(), &batch, objective, &mut meanwhile)
+        });
+        self.in_gradient = false;
+        self.trainer = Some(trainer);
+        let report = report?;
         self.timings.forward += report.forward;
         self.timings.backward += report.backward;
         Ok(told(json!({
@@ -426,7 +468,7 @@ impl Scheduler {
         of: Magnitude,
     ) -> Result<Reply> {
         let policy = &find(&self.models, POLICY)?.model;
-        let anchor = anchor.map(|name| find(&self.models, name)).transpose()?.map(|loaded| &loaded.model);
+        let anchor = anchor.map(|name| find(&self.models, name)).transpose()?.map(|loaded| &*loaded.model);
         let trainer = trainer_of(&mut self.trainer, policy, &self.options)?;
         trainer.add_importance(policy, anchor, &arrays.batch()?, objective, into, of)?;
         Ok(Reply::default())
@@ -435,9 +477,9 @@ impl Scheduler {
     fn optimizer_step(&mut self, options: &AdamW) -> Result<Reply> {
         let no_gradient = || Error::BadArgument("optimizer_step: no gradient was accumulated".into());
         let trainer = self.trainer.as_mut().ok_or_else(no_gradient)?;
-        let policy = self.models.get_mut(POLICY).ok_or_else(|| no_model(POLICY))?;
+        let policy = policy_of(&mut self.models)?;
         let began = Instant::now();
-        let report = trainer.optimizer_step(&mut policy.model, options)?;
+        let report = trainer.optimizer_step(policy, options)?;
         self.timings.optimizer += began.elapsed();
         self.make_stale(POLICY);
         Ok(told(json!({ "grad_norm": report.grad_norm, "skipped": report.skipped })))
@@ -471,7 +513,7 @@ impl Scheduler {
                 0.0
             }
             op => {
-                let policy = &mut self.models.get_mut(POLICY).ok_or_else(|| no_model(POLICY))?.model;
+                let policy = policy_of(&mut self.models)?;
                 let value = trainer_of(&mut self.trainer, policy, &self.options)?.operate(policy, &op)?;
                 if op.moves_weights() {
                     self.make_stale(POLICY);
@@ -527,7 +569,7 @@ impl Scheduler {
         let policy = &find(&self.models, POLICY)?.model;
         let models = models
             .iter()
-            .map(|name| Ok((name.as_str(), &find(&self.models, name)?.model)))
+            .map(|name| Ok((name.as_str(), &*find(&self.models, name)?.model)))
             .collect::<Result<Vec<_>>>()?;
         file.parent().map_or(Ok(()), make_directory)?;
         trainer_of(&mut self.trainer, policy, &self.options)?.save_state(policy, &models, file)?;
@@ -535,7 +577,7 @@ impl Scheduler {
     }
 
     fn load_state(&mut self, file: &Path) -> Result<Reply> {
-        let policy = &mut self.models.get_mut(POLICY).ok_or_else(|| no_model(POLICY))?.model;
+        let policy = policy_of(&mut self.models)?;
         let models = trainer_of(&mut self.trainer, policy, &self.options)?.load_state(policy, file)?;
         self.make_stale(POLICY);
         let text = self.text(POLICY)?;
@@ -608,6 +650,12 @@ impl Limit {
 
 fn find<'a>(models: &'a BTreeMap<String, Loaded>, name: &str) -> Result<&'a Loaded> {
     models.get(name).ok_or_else(|| no_model(name))
+}
+
+/// To change its weights: no gradient is in the making.
+fn policy_of(models: &mut BTreeMap<String, Loaded>) -> Result<&mut Model> {
+    let loaded = models.get_mut(POLICY).ok_or_else(|| no_model(POLICY))?;
+    Ok(Arc::get_mut(&mut loaded.model).expect("only a gradient shares a model, and nothing else starts during one"))
 }
 
 /// The trainer, made now if there was none.

@@ -61,6 +61,9 @@ pub struct GradientReport {
     pub backward: Duration,
 }
 
+/// Called before each part of a tree: other work on the same thread, which may read the models.
+pub type Meanwhile<'a> = dyn FnMut() + 'a;
+
 #[derive(Clone, Copy, Debug)]
 pub struct TrainerOptions {
     /// Keep only the layers' inputs and compute each layer again in backward.
@@ -92,14 +95,32 @@ impl Trainer {
         batch: &Batch,
         objective: impl Into<Objective>,
     ) -> Result<GradientReport> {
+        self.forward_backward_with(model, anchor, batch, objective, &mut || {})
+    }
+
+    /// As `forward_backward`; the time that `meanwhile` takes is in no phase.
+    pub fn forward_backward_with(
+        &mut self,
+        model: &Model,
+        anchor: Option<&Model>,
+        batch: &Batch,
+        objective: impl Into<Objective>,
+        meanwhile: &mut Meanwhile,
+    ) -> Result<GradientReport> {
         let began = Instant::now();
+        let mut elsewhere = Duration::ZERO;
+        let mut meanwhile = || {
+            let left = Instant::now();
+            meanwhile();
+            elsewhere += left.elapsed();
+        };
         let pass = Pass::new(model, batch, objective.into(), &self.options)?;
-        let anchored = pass.anchored(anchor)?;
+        let anchored = pass.anchored(anchor, &mut meanwhile)?;
         if let (Some(anchor), Anchored::Logprobs(_)) = (anchor, &anchored) {
             anchor.forget_packed();
         }
-        let mut report = pass.gradient(&anchored, &mut self.gradients)?;
-        report.forward = began.elapsed() - report.backward;
+        let mut report = pass.gradient(&anchored, &mut self.gradients, &mut meanwhile)?;
+        report.forward = began.elapsed() - report.backward - elsewhere;
         Ok(report)
     }
 
@@ -112,7 +133,7 @@ impl Trainer {
         loss: &Loss,
     ) -> Result<GradientReport> {
         let pass = Pass::new(model, batch, loss.into(), &self.options)?;
-        pass.gradient(&Anchored::Logprobs(references_n.to_vec()), &mut self.gradients)
+        pass.gradient(&Anchored::Logprobs(references_n.to_vec()), &mut self.gradients, &mut || {})
     }
 
     /// Clips, takes an AdamW step and zeroes the gradient.
@@ -170,6 +191,7 @@ struct Descent<'a> {
     above_gradients: Vec<TrunkGradients>,
     totals: Totals,
     backward: Duration,
+    meanwhile: &'a mut Meanwhile<'a>,
 }
 
 impl<'a> Pass<'a> {
@@ -181,15 +203,16 @@ impl<'a> Pass<'a> {
         Ok(Self { model, batch, objective, tree, asked, keep })
     }
 
-    fn anchored<'b>(&self, anchor: Option<&'b Model>) -> Result<Anchored<'b>> {
+    fn anchored<'b>(&self, anchor: Option<&'b Model>, meanwhile: &mut Meanwhile) -> Result<Anchored<'b>> {
         Ok(match (anchor, self.objective) {
             (Some(anchor), Objective::Tokens(loss)) => {
-                let found = self.distributions(anchor, loss.temperature())?;
+                let found = self.distributions(anchor, loss.temperature(), meanwhile)?;
                 Anchored::Logprobs(found.iter().map(|d| d.logprob).collect())
             }
             (Some(anchor), Objective::Distill { .. }) => {
                 let mut rows: Vec<Option<Tensor>> = vec![None; self.tree.parts.len()];
                 self.asked.visit(anchor, &self.tree, |part, normed| {
+                    meanwhile();
                     rows[part] = Some(normed);
                     Ok(())
                 })?;
@@ -199,23 +222,29 @@ impl<'a> Pass<'a> {
         })
     }
 
-    fn distributions(&self, model: &Model, temperature: f32) -> Result<Vec<Distribution>> {
-        self.asked.distributions(model, &self.tree, self.batch.tokens_n.len(), temperature)
+    fn distributions(&self, model: &Model, temperature: f32, meanwhile: &mut Meanwhile) -> Result<Vec<Distribution>> {
+        self.asked.distributions(model, &self.tree, self.batch.tokens_n.len(), temperature, meanwhile)
     }
 
-    fn gradient(&self, anchored: &Anchored, gradients: &mut Gradients) -> Result<GradientReport> {
+    fn gradient(
+        &self,
+        anchored: &Anchored,
+        gradients: &mut Gradients,
+        meanwhile: &mut Meanwhile,
+    ) -> Result<GradientReport> {
         let mut report = GradientReport { computed_tokens: self.tree.computed_rows() as u64, ..Default::default() };
         if self.asked.is_empty() {
             return Ok(report);
         }
         let mut descent = Descent {
             anchored,
-            losses: self.sequence_losses(anchored)?,
+            losses: self.sequence_losses(anchored, meanwhile)?,
             gradients,
             above: Vec::new(),
             above_gradients: Vec::new(),
             totals: Totals::default(),
             backward: Duration::ZERO,
+            meanwhile,
         };
         for root in &self.tree.roots {
             self.descend(*root, &mut descent)?;
@@ -227,6 +256,7 @@ impl<'a> Pass<'a> {
 
     /// Forward through a part, then the parts below it, then back.
     fn descend(&self, id: usize, descent: &mut Descent) -> Result<()> {
+        (descent.meanwhile)();
         let (model, part) = (self.model, &self.tree.parts[id]);
         let rows = part.rows.view();
         let is_trunk = !part.children.is_empty();
@@ -324,12 +354,12 @@ impl<'a> Pass<'a> {
     }
 
     /// Per token of the batch, where a token's loss depends on the rest of its sequence; it takes a forward pass of its own.
-    fn sequence_losses(&self, anchored: &Anchored) -> Result<Option<Vec<TokenLoss>>> {
+    fn sequence_losses(&self, anchored: &Anchored, meanwhile: &mut Meanwhile) -> Result<Option<Vec<TokenLoss>>> {
         let Objective::Tokens(loss) = self.objective else { return Ok(None) };
         let in_loss: Vec<usize> = (0..self.batch.tokens_n.len()).filter(|t| self.batch.weights_n[*t] != 0.0).collect();
         let tokens: Vec<LossToken> = in_loss.iter().map(|t| self.loss_token(*t, anchored)).collect();
         let found = sequence_losses(&loss, &tokens, || {
-            let all = self.distributions(self.model, loss.temperature())?;
+            let all = self.distributions(self.model, loss.temperature(), meanwhile)?;
             Ok(in_loss.iter().map(|t| all[*t]).collect())
         })?;
         Ok(found.map(|found| {
@@ -359,7 +389,7 @@ impl<'a> Pass<'a> {
 pub fn distributions(model: &Model, tokens_n: &[u32], offsets: &[u32], temperature: f32) -> Result<Vec<Distribution>> {
     check_tokens(model, tokens_n, offsets)?;
     let tree = TokenTree::new(tokens_n, offsets, true, PART_ROWS);
-    Asked::of(&tree, offsets, tokens_n, |_| true).distributions(model, &tree, tokens_n.len(), temperature)
+    Asked::of(&tree, offsets, tokens_n, |_| true).distributions(model, &tree, tokens_n.len(), temperature, &mut || {})
 }
 
 /// The k likeliest tokens after each prefix and their log-probabilities, row-major; zeros for the first of each sequence.
@@ -439,9 +469,17 @@ impl Asked {
     }
 
     /// Per token of the batch; zeros for those that were not asked for.
-    fn distributions(&self, model: &Model, tree: &TokenTree, n: usize, temperature: f32) -> Result<Vec<Distribution>> {
+    fn distributions(
+        &self,
+        model: &Model,
+        tree: &TokenTree,
+        n: usize,
+        temperature: f32,
+        meanwhile: &mut Meanwhile,
+    ) -> Result<Vec<Distribution>> {
         let mut all = vec![Distribution::default(); n];
         self.visit(model, tree, |part, rows| {
+            meanwhile();
             let AskedPart { targets, tokens, .. } = &self.parts[part];
             let found = vocabulary_forward(model.kernels, &rows, model.head(), targets, temperature)?;
             tokens.iter().zip(found).for_each(|(t, distribution)| all[*t] = distribution);

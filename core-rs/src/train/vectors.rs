@@ -131,9 +131,9 @@ impl Trainer {
             let one = SequenceOf::new(batch, bounds[0] as usize, bounds[1] as usize);
             let batch = one.batch();
             let pass = Pass::new(model, &batch, objective, &self.options)?;
-            let anchored = pass.anchored(anchor)?;
+            let anchored = pass.anchored(anchor, &mut || {})?;
             gradients.clear()?;
-            pass.gradient(&anchored, &mut gradients)?;
+            pass.gradient(&anchored, &mut gradients, &mut || {})?;
             sum.par_iter_mut().zip(gradients.trained().collect::<Vec<_>>()).try_for_each(|(sum, gradient)| {
                 let gradient = read(gradient)?;
                 write(sum, |sum| {
