@@ -1,7 +1,7 @@
 /**
  * What a gradient step really takes: `bun memory-run.ts '{"model": DIR, "dtype", "checkpointing", "anchor", "distill", "sequences",
- * "tokens", "shared", "lora_r"}' SCRATCH` prints in bytes how far the process grew for what stays after an update (`opened`),
- * and at its largest for the step and for writing its state.
+ * "tokens", "shared", "lora_r", "new_tokens"}' SCRATCH` prints in bytes how far the process grew for what stays after an update
+ * (`opened`), and at its largest for sampling the last of the first sequence, for the step and for writing its state.
  */
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { openEngine } from "../../src/core/engine.ts";
@@ -19,6 +19,8 @@ interface Work {
   readonly tokens: number;
   readonly shared: number;
   readonly lora_r: number;
+  /** Sampled before the step, at the end of a sequence that stays alive; 0 = no sequence. */
+  readonly new_tokens: number;
 }
 
 const work = JSON.parse(process.argv[2] ?? "") as Work;
@@ -77,6 +79,22 @@ await policy.optimizerStep(adamw);
 await policy.forwardBackward(SHORT, loss); // packs the new weights
 const opened = status("VmRSS") - before;
 forgetPeak();
+if (work.new_tokens > 0) {
+  const prompt_tokens = work.tokens - work.new_tokens;
+  const sampling = { temperature: 1, top_p: 1, top_k: 0, min_p: 0, max_new_tokens: work.new_tokens };
+  const { tokens } = await policy.sample({
+    ...sampling,
+    model: "policy",
+    sequence: null,
+    tokens: batch.tokens_N.subarray(0, prompt_tokens),
+    stop_token_ids: [],
+    seed: 1n,
+    context_tokens_max: work.tokens,
+  });
+  if (tokens.length !== work.new_tokens) throw new Error(`${tokens.length} tokens were sampled`);
+}
+const rollout = status("VmHWM") - before;
+forgetPeak();
 const { computed_tokens } = await policy.forwardBackward(batch, loss);
 const update = status("VmHWM") - before;
 await policy.optimizerStep(adamw);
@@ -85,5 +103,5 @@ const file = `${process.argv[3]}/state.safetensors`;
 await policy.saveState(file);
 rmSync(file);
 const checkpoint = status("VmHWM") - before;
-console.log(JSON.stringify({ opened, update, checkpoint, computed_tokens }));
+console.log(JSON.stringify({ opened, rollout, update, checkpoint, computed_tokens }));
 process.exit(0);
