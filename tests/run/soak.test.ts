@@ -39,7 +39,7 @@ type Held = Readonly<Record<"resident" | "heap", number>>;
 async function held(): Promise<Held[]> {
   const child = Bun.spawn([process.execPath, "tests/support/soak-run.ts", String(STEPS), join(scratch, "run")], {
     stdout: "pipe",
-    stderr: "ignore",
+    stderr: "inherit",
     timeout: TIME_LIMIT_MS,
   });
   const lines = (await new Response(child.stdout).text()).trim().split("\n");
