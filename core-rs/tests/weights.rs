@@ -2,8 +2,8 @@
 use grpo_core::kernels::{Kernels, read};
 use grpo_core::model::{AdapterSpec, Dtype, Model};
 use grpo_core::train::{
-    AdamW, Batch, Loss, Magnitude, Objective, Stored, Term, Trainer, TrainerOptions, WeightOp, distributions,
-    top_logprobs,
+    AdamW, Batch, Importance, Loss, Magnitude, Objective, Stored, Term, Trainer, TrainerOptions, WeightOp,
+    distributions, top_logprobs,
 };
 use std::path::{Path, PathBuf};
 
@@ -179,7 +179,9 @@ fn an_importance_is_the_sum_over_sequences_of_squared_gradients() {
         (Magnitude::Absolute, (|g: f32| g.abs()) as fn(f32) -> f32),
     ] {
         let mut together = trainer(&policy);
-        together.add_importance(&policy, None, &data.batch(None), NLL, "importance", of).unwrap();
+        together
+            .add_importance(&policy, None, &data.batch(None), NLL, Importance { into: "importance", of, anchor: None })
+            .unwrap();
         let mut expected = vec![0f32; policy.parameter_count()];
         for s in 0..data.offsets.len() - 1 {
             let range = data.offsets[s] as usize..data.offsets[s + 1] as usize;
@@ -252,17 +254,31 @@ fn consolidated_quadratics_are_their_sum() {
     let mut t = trainer(&policy);
     let data = data();
     let mut quadratics = Vec::new();
-    let mut constant = 0.0;
+    let (mut constant, mut constant_at_once) = (0.0, 0.0);
     for round in 0..3 {
         moved(&mut policy, &mut t, 0.3);
         t.drop_vector("f");
-        t.add_importance(&policy, None, &data.batch(None), NLL, "f", Magnitude::Square).unwrap();
+        t.add_importance(
+            &policy,
+            None,
+            &data.batch(None),
+            NLL,
+            Importance { into: "f", of: Magnitude::Square, anchor: None },
+        )
+        .unwrap();
         let f = vector(&mut t, &mut policy, "f");
         quadratics.push((f, weights_of(&policy)));
         let op = WeightOp::Consolidate { importance: "h".into(), anchor: "m".into(), add: "f".into() };
         let gained = t.operate(&mut policy, &op).unwrap();
         assert_eq!(round == 0, gained == 0.0, "only a second quadratic adds a constant");
         constant += gained;
+        let at_once = Importance { into: "h at once", of: Magnitude::Square, anchor: Some("m at once") };
+        constant_at_once += t.add_importance(&policy, None, &data.batch(None), NLL, at_once).unwrap();
+        for (whole, at_once) in [("h", "h at once"), ("m", "m at once")] {
+            let expected = vector(&mut t, &mut policy, whole);
+            all_close(&vector(&mut t, &mut policy, at_once), &expected, 1e-5, "without a Fisher of its own");
+        }
+        close(constant_at_once, constant, 1e-4, "constant");
         t.operate(&mut policy, &combine("gradient", vec![])).unwrap();
     }
     moved(&mut policy, &mut t, 0.2);

@@ -10,7 +10,7 @@ export interface EwcConfig {
   readonly fisher_tasks: number;
 }
 
-const [IMPORTANCE, ANCHOR, FISHER] = ["ewc_importance", "ewc_anchor", "ewc_fisher"] as const;
+const [IMPORTANCE, ANCHOR] = ["ewc_importance", "ewc_anchor"] as const;
 
 export function ewc({ ewc_lambda: lambda, fisher_tasks }: EwcConfig): ContinualMethod {
   let state = { anchors: 0, constant: 0 };
@@ -23,9 +23,7 @@ export function ewc({ ewc_lambda: lambda, fisher_tasks }: EwcConfig): ContinualM
       return Number(moved) + (lambda / 2) * state.constant;
     },
     *afterExperience({ experience }): Plan {
-      yield fisher(FISHER, experience.domain, fisher_tasks);
-      const { value } = yield { op: "consolidate", importance: IMPORTANCE, anchor: ANCHOR, add: FISHER };
-      yield { op: "drop", name: FISHER };
+      const { value } = yield { ...fisher(IMPORTANCE, experience.domain, fisher_tasks), anchor: ANCHOR };
       state = { anchors: state.anchors + 1, constant: state.constant + value };
     },
     state: () => state,

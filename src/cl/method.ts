@@ -87,6 +87,8 @@ export type MethodOp =
       readonly into: VectorName;
       readonly domains: readonly string[];
       readonly tasks_max: number;
+      /** Joins the mean to the quadratic of `into` and this vector, as `consolidate` would; value = the constant gained. */
+      readonly anchor?: VectorName;
     }
   /** In beforeUpdate only. Adds strength · the gradient of a loss, a mean over sampled tokens. value = strength · the loss. */
   | {

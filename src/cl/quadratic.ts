@@ -22,10 +22,11 @@ export const copied = (from: VectorName, into: VectorName): MethodOp => ({
 });
 
 /** The diagonal Fisher of the current policy on a domain, from its own samples. */
-export const fisher = (into: VectorName, domain: string, tasks_max: number): MethodOp => ({
-  op: "importance",
-  of: "log_probability",
-  into,
-  domains: [domain],
-  tasks_max,
-});
+export const fisher = (into: VectorName, domain: string, tasks_max: number) =>
+  ({
+    op: "importance",
+    of: "log_probability",
+    into,
+    domains: [domain],
+    tasks_max,
+  }) as const satisfies MethodOp;

@@ -5,7 +5,7 @@
 import type { FFIFunction } from "bun:ffi";
 import type { EngineCode } from "./errors.ts";
 
-export const ABI_VERSION = 2;
+export const ABI_VERSION = 3;
 
 export const SYMBOLS = {
   /** () → version */

@@ -8,6 +8,7 @@ import type {
   ChatMessage,
   CoreTimings,
   GradientReport,
+  ImportanceOptions,
   LossOptions,
   ModelInfo,
   ModelName,
@@ -22,7 +23,6 @@ import type {
   StoredDistributions,
   TokenBatch,
   TrainingBatch,
-  VectorName,
   WeightOp,
   WeightOpReport,
 } from "./policy.ts";
@@ -138,9 +138,11 @@ class CorePolicy implements Policy {
   async addImportance(
     batch: TrainingBatch,
     loss: LossOptions,
-    { into, of }: { readonly into: VectorName; readonly of: "square" | "absolute" },
-  ): Promise<void> {
-    await this.#connection.submit("add_importance", { ...lossControl(loss), into, of }, arraysOf(batch));
+    { into, of, anchor }: ImportanceOptions,
+  ): Promise<WeightOpReport> {
+    const control = { ...lossControl(loss), into, of, joined_to: anchor ?? null };
+    const { text } = await this.#connection.submit("add_importance", control, arraysOf(batch));
+    return withNumbers(JSON.parse(text) as WeightOpReport);
   }
 
   async topLogprobs(

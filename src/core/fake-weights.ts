@@ -156,7 +156,7 @@ export class FakeWeights {
       case "dot":
         return dot(this.read(op.a), this.read(op.b));
       case "consolidate":
-        return this.#consolidate(op);
+        return this.consolidate({ ...op, added: this.read(op.add) });
       case "add_quadratic_penalty":
         return this.#addQuadraticPenalty(op);
       case "project_gradient":
@@ -271,8 +271,10 @@ export class FakeWeights {
     return vectors.reduce((sum, vector) => added(sum, sameLength(vector, length, into)), zeros(length));
   }
 
-  #consolidate(op: Extract<WeightOp, { readonly op: "consolidate" }>): number {
-    const F = this.read(op.add);
+  consolidate(
+    op: { readonly importance: VectorName; readonly anchor: VectorName } & { readonly added: readonly number[] },
+  ): number {
+    const F = op.added;
     const [H, m, theta] = [
       this.#readOrZero(op.importance, F.length),
       this.#readOrZero(op.anchor, F.length),

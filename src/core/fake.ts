@@ -13,6 +13,7 @@ import {
   CORE_PHASES,
   type CoreTimings,
   type GradientReport,
+  type ImportanceOptions,
   type LossOptions,
   type ModelInfo,
   type ModelName,
@@ -245,17 +246,20 @@ class ScriptedPolicy implements FakePolicy {
   async addImportance(
     batch: TrainingBatch,
     loss: LossOptions,
-    { into, of }: { readonly into: VectorName; readonly of: "square" | "absolute" },
-  ): Promise<void> {
+    { into, of, anchor }: ImportanceOptions,
+  ): Promise<WeightOpReport> {
     this.#count("addImportance");
     assertTrainingBatch(batch);
     const models = this.#models(loss);
+    let value = 0;
     for (let s = 0; s + 1 < batch.offsets.length; s++) {
       const sums = noLoss();
       addLoss(sums, batch, models, [s, s + 1]);
-      const gradient = this.#weights.toTrained(sums.gradient_D);
-      this.#weights.addTo(into, gradient.map(of === "square" ? (g) => g * g : Math.abs));
+      const size = this.#weights.toTrained(sums.gradient_D).map(of === "square" ? (g) => g * g : Math.abs);
+      if (anchor === undefined) this.#weights.addTo(into, size);
+      else value += this.#weights.consolidate({ importance: into, anchor, added: size });
     }
+    return { value };
   }
 
   async topLogprobs(

@@ -218,6 +218,12 @@ export interface SaveOptions {
   readonly adapter_of?: string;
 }
 
+export interface ImportanceOptions {
+  readonly into: VectorName;
+  readonly of: "square" | "absolute";
+  readonly anchor?: VectorName;
+}
+
 export interface Policy extends Disposable {
   readonly info: ModelInfo;
   /** Loads another model directory as a frozen one, for `user` or `base`. */
@@ -235,12 +241,11 @@ export interface Policy extends Disposable {
   optimizerStep(options: OptimizerOptions): Promise<OptimizerReport>;
   /** log π(token | before) for each token, at `temperature`; 0 for the first of a sequence. */
   logprobs(model: ModelName, batch: TokenBatch, options: { readonly temperature: number }): Promise<Float32Array>;
-  /** into ← into + Σ over the sequences of (∇ of the sequence's Σ weight·ℓ)², or its absolute value. */
-  addImportance(
-    batch: TrainingBatch,
-    loss: LossOptions,
-    options: { readonly into: VectorName; readonly of: "square" | "absolute" },
-  ): Promise<void>;
+  /**
+   * into ← into + Σ over the sequences of (∇ of the sequence's Σ weight·ℓ)², or its absolute value. With `anchor` each is
+   * joined to the quadratic of the two vectors at once, as `consolidate` would, and value = the constant gained.
+   */
+  addImportance(batch: TrainingBatch, loss: LossOptions, options: ImportanceOptions): Promise<WeightOpReport>;
   /** The k likeliest tokens after each prefix, at `temperature`; a sequence's first row is zeros. */
   topLogprobs(
     model: ModelName,

@@ -63,8 +63,7 @@ async function carriedOut(run: Run, op: MethodOp, place: Place): Promise<OpRepor
     case "probe":
       return { ...NOTHING, rewards: await probed(run, op) };
     case "importance":
-      await measureImportance(run, op, place);
-      return NOTHING;
+      return { ...NOTHING, value: await measuredImportance(run, op, place) };
     case "backward":
       return { ...NOTHING, value: await addedGradient(run, op, place) };
     case "record_distributions":
@@ -131,7 +130,12 @@ async function probed(run: Run, op: Extract<MethodOp, { readonly op: "probe" }>)
   return rewards;
 }
 
-async function measureImportance(run: Run, op: Extract<MethodOp, { readonly op: "importance" }>, place: Place) {
+/** Gives the constant that a quadratic has gained. */
+async function measuredImportance(
+  run: Run,
+  op: Extract<MethodOp, { readonly op: "importance" }>,
+  place: Place,
+): Promise<number> {
   const { policy } = run;
   const rng = run.rng.fork("importance", place.task_idx, place.step ?? -1, place.count);
   const rollouts: Rollout[] = [];
@@ -142,11 +146,13 @@ async function measureImportance(run: Run, op: Extract<MethodOp, { readonly op: 
   }
   const [loss, weighing, of] = IMPORTANCES[op.of];
   const batch = sequenceBatch(rollouts, weighing);
-  await policy.weightOp({ op: "combine", into: op.into, terms: [] });
-  if (batch === null) return;
-  await policy.addImportance(batch, loss, { into: op.into, of });
-  const factor = 1 / (batch.offsets.length - 1);
-  await policy.weightOp({ op: "combine", into: op.into, terms: [{ vector: op.into, factor }] });
+  if (batch === null)
+    throw new UserError("method", `importance: no rollout of ${op.domains.join(", ")} has a token that was sampled`);
+  const share = 1 / (batch.offsets.length - 1);
+  const mean = scaled(batch, of === "square" ? Math.sqrt(share) : share);
+  const { into, anchor } = op;
+  if (anchor === undefined) await policy.weightOp({ op: "combine", into, terms: [] });
+  return (await policy.addImportance(mean, loss, { into, of, ...(anchor === undefined ? {} : { anchor }) })).value;
 }
 
 const IMPORTANCES: Readonly<

@@ -131,8 +131,8 @@ interface MethodNeeds {
 /** What continual-learning methods keep in the core (src/cl), at their fullest: after the last of `experiences`. */
 export function methodNeeds({ cl_algorithm, task_order }: Pick<RunConfig, "cl_algorithm" | "task_order">): MethodNeeds {
   const vectors: Partial<Record<RunConfig["cl_algorithm"], number>> = {
-    ewc: 3, // importance, anchor, fresh Fisher
-    online_ewc: 3,
+    ewc: 2, // importance, anchor
+    online_ewc: 3, // and the fresh Fisher
     ewc_pp: 4, // and the running one
     mas: 3,
     si: 6, // path, start, gradient, move, importance, anchor

@@ -29,11 +29,9 @@ describe("ewc", () => {
 
   test("keeps one quadratic and a constant for all experiences", () => {
     expect(drive(method.beforeUpdate(at(FIRST)))).toEqual({ ops: [], returned: undefined });
-    const consolidated = (value: number) => (op: MethodOp) => (op.op === "consolidate" ? { value } : {});
+    const consolidated = (value: number) => (op: MethodOp) => (op.op === "importance" ? { value } : {});
     expect(drive(method.afterExperience(at(FIRST)), consolidated(0)).ops).toEqual([
-      importanceOf("a", 7),
-      { op: "consolidate", importance: "ewc_importance", anchor: "ewc_anchor", add: "ewc_fisher" },
-      { op: "drop", name: "ewc_fisher" },
+      { ...importanceOf("a", 7, "ewc_importance"), anchor: "ewc_anchor" } as MethodOp,
     ]);
     drive(method.afterExperience(at(SECOND)), consolidated(3));
     drive(method.afterExperience(at(THIRD)), consolidated(2));

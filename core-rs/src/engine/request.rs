@@ -93,19 +93,51 @@ pub enum TextJob {
 }
 
 pub enum Job {
-    LoadModel { name: String, directory: PathBuf, dtype: Dtype },
+    LoadModel {
+        name: String,
+        directory: PathBuf,
+        dtype: Dtype,
+    },
     Sample(Box<SampleJob>),
-    ForwardBackward { arrays: Arrays, objective: Objective, anchor: Option<String> },
-    AddImportance { arrays: Arrays, objective: Objective, anchor: Option<String>, into: String, of: Magnitude },
+    ForwardBackward {
+        arrays: Arrays,
+        objective: Objective,
+        anchor: Option<String>,
+    },
+    AddImportance {
+        arrays: Arrays,
+        objective: Objective,
+        anchor: Option<String>,
+        into: String,
+        of: Magnitude,
+        joined_to: Option<String>,
+    },
     OptimizerStep(AdamW),
-    Logprobs { model: String, arrays: Arrays, temperature: f32 },
-    TopLogprobs { model: String, arrays: Arrays, temperature: f32, k: usize },
+    Logprobs {
+        model: String,
+        arrays: Arrays,
+        temperature: f32,
+    },
+    TopLogprobs {
+        model: String,
+        arrays: Arrays,
+        temperature: f32,
+        k: usize,
+    },
     WeightOp(WeightOp),
     Digest,
     Timings,
-    Save { directory: PathBuf, adapter_of: Option<String> },
-    SaveState { file: PathBuf, models: Vec<String> },
-    LoadState { file: PathBuf },
+    Save {
+        directory: PathBuf,
+        adapter_of: Option<String>,
+    },
+    SaveState {
+        file: PathBuf,
+        models: Vec<String>,
+    },
+    LoadState {
+        file: PathBuf,
+    },
 }
 
 pub struct SampleJob {
@@ -156,9 +188,9 @@ impl Request {
                 Job::ForwardBackward { arrays: self.arrays, objective: loss.into(), anchor }
             }
             Kind::AddImportance => {
-                let ImportanceControl { loss, anchor, into, of } = control(&self)?;
+                let ImportanceControl { loss, anchor, into, of, joined_to } = control(&self)?;
                 check_training_batch(&self.arrays)?;
-                Job::AddImportance { arrays: self.arrays, objective: loss.into(), anchor, into, of }
+                Job::AddImportance { arrays: self.arrays, objective: loss.into(), anchor, into, of, joined_to }
             }
             Kind::TopLogprobs => {
                 let TopLogprobsControl { model, temperature, k } = control(&self)?;
@@ -388,6 +420,8 @@ struct ImportanceControl {
     anchor: Option<String>,
     into: String,
     of: Magnitude,
+    /// The anchor vector of the quadratic that `into` belongs to.
+    joined_to: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::model::{Cache, Dtype, Model, SequenceId};
 use crate::text::Text;
 use crate::text::calls::{CallConstraint, Mask};
-use crate::train::{self, AdamW, Magnitude, Objective, PART_ROWS, Trainer, TrainerOptions, WeightOp};
+use crate::train::{self, AdamW, Importance, Objective, PART_ROWS, Trainer, TrainerOptions, WeightOp};
 use rayon::prelude::*;
 use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -393,8 +393,9 @@ impl Scheduler {
             Job::ForwardBackward { arrays, objective, anchor } => {
                 self.forward_backward(&arrays, objective, anchor.as_deref())
             }
-            Job::AddImportance { arrays, objective, anchor, into, of } => {
-                self.add_importance(&arrays, objective, anchor.as_deref(), &into, of)
+            Job::AddImportance { arrays, objective, anchor, into, of, joined_to } => {
+                let importance = Importance { into: &into, of, anchor: joined_to.as_deref() };
+                self.add_importance(&arrays, objective, anchor.as_deref(), importance)
             }
             Job::OptimizerStep(options) => self.optimizer_step(&options),
             Job::Logprobs { model, arrays, temperature } => self.logprobs(&model, &arrays, temperature),
@@ -464,14 +465,13 @@ impl Scheduler {
         arrays: &Arrays,
         objective: Objective,
         anchor: Option<&str>,
-        into: &str,
-        of: Magnitude,
+        importance: Importance,
     ) -> Result<Reply> {
         let policy = &find(&self.models, POLICY)?.model;
         let anchor = anchor.map(|name| find(&self.models, name)).transpose()?.map(|loaded| &*loaded.model);
         let trainer = trainer_of(&mut self.trainer, policy, &self.options)?;
-        trainer.add_importance(policy, anchor, &arrays.batch()?, objective, into, of)?;
-        Ok(Reply::default())
+        let value = trainer.add_importance(policy, anchor, &arrays.batch()?, objective, importance)?;
+        Ok(told(json!({ "value": value })))
     }
 
     fn optimizer_step(&mut self, options: &AdamW) -> Result<Reply> {
@@ -485,9 +485,12 @@ impl Scheduler {
         Ok(told(json!({ "grad_norm": report.grad_norm, "skipped": report.skipped })))
     }
 
-    fn logprobs(&self, model: &str, arrays: &Arrays, temperature: f32) -> Result<Reply> {
-        let model = &find(&self.models, model)?.model;
+    fn logprobs(&self, name: &str, arrays: &Arrays, temperature: f32) -> Result<Reply> {
+        let model = &find(&self.models, name)?.model;
         let found = train::distributions(model, &arrays.tokens_n, &arrays.offsets, temperature)?;
+        if name != POLICY {
+            model.forget_packed(); // an anchor's are not needed until the next step
+        }
         Ok(Reply { values: found.iter().map(|distribution| distribution.logprob).collect(), ..Reply::default() })
     }
 

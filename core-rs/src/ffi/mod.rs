@@ -12,7 +12,7 @@ use doorbell::Doorbell;
 use layout::{CompletionHeader, Drained, Opened, Submission, write_record};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 static ENGINES: Mutex<Slots<Arc<Engine>>> = Mutex::new(Slots::new());
 

@@ -7,6 +7,7 @@ use crate::kernels::{
     swiglu_backward, uninitialised, write, zeros_like,
 };
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 /// An f32 gradient per trained parameter, in the model's order; contributions are added.
 pub struct Gradients {
@@ -21,6 +22,15 @@ impl Gradients {
 
     pub fn clear(&mut self) -> Result<()> {
         self.tensors.iter().flatten().try_for_each(|tensor| write(tensor, |values| values.fill(0.0)))
+    }
+
+    pub fn are_zero(&self) -> Result<bool> {
+        for tensor in self.tensors.iter().flatten() {
+            if read(tensor)?.par_iter().any(|value| *value != 0.0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// None where the parameter is not trained.

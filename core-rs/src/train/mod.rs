@@ -11,7 +11,7 @@ pub use loss::{Grpo, ImportanceSamplingLevel, KlEstimator, Loss, Surrogate};
 pub use objective::{Objective, Stored};
 pub use operation::{Term, WeightOp};
 pub use optimizer::{AdamW, OptimizerReport};
-pub use vectors::Magnitude;
+pub use vectors::{Importance, Magnitude};
 
 use crate::error::{Error, Result};
 use crate::kernels::{

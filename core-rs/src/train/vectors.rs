@@ -28,6 +28,24 @@ pub enum Magnitude {
     Absolute,
 }
 
+impl Magnitude {
+    fn of(self, gradient: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Magnitude::Square => gradient.sqr()?,
+            Magnitude::Absolute => gradient.abs()?,
+        })
+    }
+}
+
+/// Where an importance goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Importance<'a> {
+    pub into: &'a str,
+    pub of: Magnitude,
+    /// The anchor of the quadratic that `into` belongs to.
+    pub anchor: Option<&'a str>,
+}
+
 type Vector = Vec<Tensor>;
 
 #[derive(Default)]
@@ -61,10 +79,7 @@ impl Trainer {
                 model.merge_adapters()?;
                 self.rebuild(model).map(|()| 0.0)
             }
-            WeightOp::Combine { into, terms } => {
-                let sum = self.combination(model, into, terms)?;
-                self.put(model, into, sum).map(|()| 0.0)
-            }
+            WeightOp::Combine { into, terms } => self.combine(model, into, terms).map(|()| 0.0),
             WeightOp::AddProduct { into, a, b, factor } => {
                 let (a, b) = (self.vector(model, a)?, self.vector(model, b)?);
                 same_shapes(&a, &b)?;
@@ -88,8 +103,12 @@ impl Trainer {
             WeightOp::AddPathImportance { into, path, start, damping } => {
                 let (path, start) = (self.vector(model, path)?, self.vector(model, start)?);
                 let weights = self.vector(model, WEIGHTS)?;
-                let moved = zip(&weights, &start, |weights, start| Ok(((weights - start)?.sqr()? + *damping)?))?;
-                let gain = zip(&path, &moved, |path, moved| Ok((path.relu()? / moved)?))?;
+                same_shapes(&path, &start)?;
+                same_shapes(&path, &weights)?;
+                let gain = (&path, &weights, &start)
+                    .into_par_iter()
+                    .map(|(path, weights, start)| Ok((path.relu()? / ((weights - start)?.sqr()? + *damping)?)?));
+                let gain = gain.collect::<Result<Vector>>()?;
                 let sum = match self.vectors.named.get(into) {
                     Some(old) => plus(old, &gain)?,
                     None => gain,
@@ -111,43 +130,54 @@ impl Trainer {
         }
     }
 
-    /// into ← into + Σ over the sequences of (∇ of the sequence's Σ weight·ℓ)², or of its absolute value.
+    /// into ← into + Σ over the sequences of (∇ of the sequence's Σ weight·ℓ)², or of its absolute value. With `anchor` each
+    /// sequence's is consolidated, so that nothing but the two vectors is held; returns the constant gained (else 0).
     pub fn add_importance(
         &mut self,
         model: &Model,
-        anchor: Option<&Model>,
+        reference: Option<&Model>,
         batch: &Batch,
         objective: Objective,
-        into: &str,
-        of: Magnitude,
-    ) -> Result<()> {
-        refuse_live(into)?;
-        let mut gradients = Gradients::zeros(model)?;
-        let mut sum: Vector = match self.vectors.named.remove(into) {
-            Some(old) => old,
-            None => gradients.trained().map(zeros_like).collect::<Result<_>>()?,
+        Importance { into, of, anchor }: Importance,
+    ) -> Result<f64> {
+        [Some(into), anchor].into_iter().flatten().try_for_each(refuse_live)?;
+        let zeros = || self.gradients.trained().map(zeros_like).collect::<Result<Vector>>();
+        let mut sum = self.vectors.named.get(into).cloned().map_or_else(zeros, Ok)?;
+        let mut centre = match anchor.and_then(|name| self.vectors.named.get(name)) {
+            Some(old) => old.clone(),
+            None => self.masters(),
         };
+        same_shapes(&sum, &self.masters())?;
+        same_shapes(&sum, &centre)?;
+        // what is about to be replaced must not be held as well
+        [Some(into), anchor].into_iter().flatten().for_each(|name| drop(self.vectors.named.remove(name)));
+        let mut own = if self.gradients.are_zero()? { None } else { Some(Gradients::zeros(model)?) };
+        let mut constant = 0.0;
         for bounds in batch.offsets.windows(2) {
             let one = SequenceOf::new(batch, bounds[0] as usize, bounds[1] as usize);
             let batch = one.batch();
             let pass = Pass::new(model, &batch, objective, &self.options)?;
-            let anchored = pass.anchored(anchor, &mut || {})?;
+            let anchored = pass.anchored(reference, &mut || {})?;
+            let gradients = own.as_mut().unwrap_or(&mut self.gradients);
+            pass.gradient(&anchored, gradients, &mut || {})?;
+            let here: Vec<&Tensor> = self.optimizer.slots.iter().map(|slot| &slot.master).collect();
+            let places = (&mut sum, &mut centre, gradients.trained().collect::<Vec<_>>(), here).into_par_iter();
+            let gained = places.map(|(sum, centre, gradient, here)| {
+                let added = of.of(gradient)?;
+                if anchor.is_some() {
+                    return join(sum, centre, &added, here);
+                }
+                *sum = (&*sum + added)?;
+                Ok(0.0)
+            });
+            constant += gained.collect::<Result<Vec<f64>>>()?.iter().sum::<f64>();
             gradients.clear()?;
-            pass.gradient(&anchored, &mut gradients, &mut || {})?;
-            sum.par_iter_mut().zip(gradients.trained().collect::<Vec<_>>()).try_for_each(|(sum, gradient)| {
-                let gradient = read(gradient)?;
-                write(sum, |sum| {
-                    for (sum, g) in sum.iter_mut().zip(gradient.iter()) {
-                        *sum += match of {
-                            Magnitude::Square => g * g,
-                            Magnitude::Absolute => g.abs(),
-                        };
-                    }
-                })
-            })?;
         }
         self.vectors.named.insert(into.into(), sum);
-        Ok(())
+        if let Some(name) = anchor {
+            self.vectors.named.insert(name.into(), centre);
+        }
+        Ok(constant)
     }
 
     /// False when there was none.
@@ -196,38 +226,46 @@ impl Trainer {
         }
     }
 
-    fn combination(&self, model: &Model, into: &str, terms: &[Term]) -> Result<Vector> {
-        let Some((first, rest)) = terms.split_first() else {
+    /// Tensor by tensor; the old `into` goes as its successor comes, where it is a term of its own sum.
+    fn combine(&mut self, model: &mut Model, into: &str, terms: &[Term]) -> Result<()> {
+        if terms.is_empty() {
             let like = if self.vectors.named.contains_key(into) || is_live(into) { into } else { WEIGHTS };
-            return self.vector(model, like)?.iter().map(zeros_like).collect();
-        };
-        let mut sum = map(&self.vector(model, &first.vector)?, |tensor| Ok((tensor * first.factor)?))?;
-        for term in rest {
-            let vector = self.vector(model, &term.vector)?;
-            same_shapes(&sum, &vector)?;
-            sum = zip(&sum, &vector, |sum, tensor| Ok((sum + (tensor * term.factor)?)?))?;
+            let zeros = self.vector(model, like)?.iter().map(zeros_like).collect::<Result<_>>()?;
+            return self.put(model, into, zeros);
         }
-        Ok(sum)
+        let vectors = terms.iter().map(|term| self.vector(model, &term.vector)).collect::<Result<Vec<_>>>()?;
+        vectors.iter().skip(1).try_for_each(|vector| same_shapes(&vectors[0], vector))?;
+        self.vectors.named.remove(into);
+        let count = vectors[0].len();
+        let mut columns: Vec<_> = vectors.into_iter().map(Vec::into_iter).collect();
+        let sums = (0..count).map(|_| {
+            let mut sum: Option<Tensor> = None;
+            for (column, term) in columns.iter_mut().zip(terms) {
+                let part = (column.next().expect("all are as long") * term.factor)?;
+                sum = Some(match sum {
+                    None => part,
+                    Some(sum) => (sum + part)?,
+                });
+            }
+            Ok(sum.expect("there are terms"))
+        });
+        let sums = sums.collect::<Result<Vector>>()?;
+        self.put(model, into, sums)
     }
 
-    /// Two quadratics become one: Σ H(θ−m)² + Σ F(θ−θ₀)² = Σ (H+F)(θ−m')² + Σ HF/(H+F)·(m−θ₀)².
     fn consolidate(&mut self, model: &mut Model, importance: &str, anchor: &str, add: &str) -> Result<f64> {
         let (added, here) = (self.vector(model, add)?, self.vector(model, WEIGHTS)?);
         same_shapes(&added, &here)?;
-        let old = match (self.vectors.named.get(importance), self.vectors.named.get(anchor)) {
-            (Some(h), Some(m)) => (h.clone(), m.clone()),
+        let (mut h, mut m) = match (self.vectors.named.remove(importance), self.vectors.named.remove(anchor)) {
+            (Some(h), Some(m)) => (h, m),
             _ => (added.iter().map(zeros_like).collect::<Result<_>>()?, here.clone()),
         };
-        let total = plus(&old.0, &added)?;
-        // F/(H+F), 0 where nothing matters
-        let share = zip(&added, &total, |f, total| Ok((f / total.maximum(f32::MIN_POSITIVE)?)?))?;
-        let step = zip(&here, &old.1, |here, m| Ok((here - m)?))?;
-        let anchor_now = zip(&old.1, &zip(&share, &step, |s, d| Ok((s * d)?))?, |m, d| Ok((m + d)?))?;
-        let kept = zip(&old.0, &share, |h, share| Ok((h * share)?))?;
-        let constant = inner(&kept, &map(&step, |d| Ok(d.sqr()?))?)?;
-        self.put(model, importance, total)?;
-        self.put(model, anchor, anchor_now)?;
-        Ok(constant)
+        same_shapes(&h, &here)?;
+        let places = (&mut h, &mut m, &added, &here).into_par_iter();
+        let gained = places.map(|(h, m, added, here)| join(h, m, added, here)).collect::<Result<Vec<f64>>>()?;
+        self.put(model, importance, h)?;
+        self.put(model, anchor, m)?;
+        Ok(gained.iter().sum())
     }
 
     fn add_quadratic_penalty(
@@ -293,6 +331,18 @@ impl<'a> SequenceOf<'a> {
             }),
         }
     }
+}
+
+/// Two quadratics become one, in place: Σ H(θ−m)² + Σ F(θ−θ₀)² = Σ (H+F)(θ−m')² + Σ HF/(H+F)·(m−θ₀)²; gives the last sum.
+fn join(importance: &mut Tensor, anchor: &mut Tensor, added: &Tensor, here: &Tensor) -> Result<f64> {
+    let total = (&*importance + added)?;
+    // F/(H+F), 0 where nothing matters
+    let share = (added / total.maximum(f32::MIN_POSITIVE)?)?;
+    let step = (here - &*anchor)?;
+    let constant = dot(&(&*importance * &share)?, &step.sqr()?)?;
+    *anchor = (&*anchor + (share * step)?)?;
+    *importance = total;
+    Ok(constant)
 }
 
 fn is_live(name: &str) -> bool {
