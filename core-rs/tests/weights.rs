@@ -120,7 +120,7 @@ fn losses_on_whole_distributions_have_the_slopes_of_their_values() {
     check_slope(&mut policy, None, &data.batch(None), NLL, "nll");
     check_slope(&mut policy, Some(&before), &data.batch(None), Objective::Distill { temperature: 0.7 }, "distill");
     check_slope(&mut policy, None, &data.batch(None), Objective::OutputNorm, "output norm");
-    let (ids, logprobs) = top_logprobs(&before, &data.tokens, &data.offsets, 0.7, 5).unwrap();
+    let (ids, logprobs) = top_logprobs(&before, &data.tokens, &data.offsets, &[], 0.7, 5).unwrap();
     let stored = Stored::new(&ids, &logprobs, data.tokens.len()).unwrap();
     check_slope(&mut policy, None, &data.batch(stored), Objective::DistillStored { temperature: 0.7 }, "stored");
 }
@@ -133,7 +133,7 @@ fn a_stored_distribution_of_the_whole_vocabulary_is_the_anchor() {
     moved(&mut policy, &mut t, 0.5);
     let data = data();
     let k = before.config.vocab_size;
-    let (ids, logprobs) = top_logprobs(&before, &data.tokens, &data.offsets, 1.0, k).unwrap();
+    let (ids, logprobs) = top_logprobs(&before, &data.tokens, &data.offsets, &[], 1.0, k).unwrap();
     let stored = Stored::new(&ids, &logprobs, data.tokens.len()).unwrap();
     let mut gradients = Vec::new();
     for (batch, objective) in [
@@ -159,7 +159,7 @@ fn top_logprobs_are_the_largest_and_agree_with_those_of_the_tokens() {
     let policy = model();
     let data = data();
     let k = policy.config.vocab_size;
-    let (ids, logprobs) = top_logprobs(&policy, &data.tokens, &data.offsets, 0.7, k).unwrap();
+    let (ids, logprobs) = top_logprobs(&policy, &data.tokens, &data.offsets, &[], 0.7, k).unwrap();
     let own = distributions(&policy, &data.tokens, &data.offsets, 0.7).unwrap();
     for (t, token) in data.tokens.iter().enumerate().filter(|(t, _)| !data.offsets.contains(&(*t as u32))) {
         let row = t * k..(t + 1) * k;
@@ -167,7 +167,12 @@ fn top_logprobs_are_the_largest_and_agree_with_those_of_the_tokens() {
         let place = ids[row.clone()].iter().position(|id| id == token).unwrap();
         assert!((logprobs[row.start + place] - own[t].logprob).abs() < 1e-5);
     }
-    assert!(top_logprobs(&policy, &data.tokens, &data.offsets, 0.7, k + 1).is_err());
+    let (asked, _) = top_logprobs(&policy, &data.tokens, &data.offsets, &data.weights, 0.7, 3).unwrap();
+    for (t, weight) in data.weights.iter().enumerate() {
+        let expected = if *weight == 0.0 { &[0; 3] } else { &ids[t * k..t * k + 3] };
+        assert_eq!(&asked[t * 3..t * 3 + 3], expected);
+    }
+    assert!(top_logprobs(&policy, &data.tokens, &data.offsets, &[], 0.7, k + 1).is_err());
 }
 
 #[test]

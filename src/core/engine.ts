@@ -147,10 +147,10 @@ class CorePolicy implements Policy {
 
   async topLogprobs(
     model: ModelName,
-    batch: TokenBatch,
+    batch: TokenBatch | TrainingBatch,
     { temperature, k }: { readonly temperature: number; readonly k: number },
   ): Promise<StoredDistributions> {
-    const arrays = { tokens: batch.tokens_N, offsets: batch.offsets };
+    const arrays = "weights_N" in batch ? arraysOf(batch) : { tokens: batch.tokens_N, offsets: batch.offsets };
     const { tokens, values } = await this.#connection.submit("top_logprobs", { model, temperature, k }, arrays);
     return { k, ids_NK: tokens, logprobs_NK: values };
   }

@@ -287,8 +287,9 @@ function addEntropy(sums: LossSums, previous: number, factor: number, policy: So
   return entropy;
 }
 
-/** The k likeliest tokens of each position, ties by the smaller id; the first row of a sequence is zeros. */
-export function likeliest(model: Softmax, { tokens_N, offsets }: TokenBatch, k: number): StoredDistributions {
+/** As `Policy.topLogprobs`, ties by the smaller id. */
+export function likeliest(model: Softmax, batch: TokenBatch | TrainingBatch, k: number): StoredDistributions {
+  const { tokens_N, offsets } = batch;
   const stored = {
     k,
     ids_NK: new Uint32Array(tokens_N.length * k),
@@ -296,7 +297,7 @@ export function likeliest(model: Softmax, { tokens_N, offsets }: TokenBatch, k: 
   };
   const starts = new Set(offsets);
   for (let n = 1; n < tokens_N.length; n++) {
-    if (starts.has(n)) continue;
+    if (starts.has(n) || ("weights_N" in batch && batch.weights_N[n] === 0)) continue;
     const { logprobs_V } = model.after(tokens_N[n - 1]);
     const order = [...logprobs_V.keys()].sort((a, b) => (logprobs_V[b] as number) - (logprobs_V[a] as number) || a - b);
     for (const [i, token] of order.slice(0, k).entries()) {

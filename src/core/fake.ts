@@ -264,7 +264,7 @@ class ScriptedPolicy implements FakePolicy {
 
   async topLogprobs(
     model: ModelName,
-    batch: TokenBatch,
+    batch: TokenBatch | TrainingBatch,
     { temperature, k }: { readonly temperature: number; readonly k: number },
   ): Promise<StoredDistributions> {
     this.#count("topLogprobs");

@@ -246,10 +246,13 @@ export interface Policy extends Disposable {
    * joined to the quadratic of the two vectors at once, as `consolidate` would, and value = the constant gained.
    */
   addImportance(batch: TrainingBatch, loss: LossOptions, options: ImportanceOptions): Promise<WeightOpReport>;
-  /** The k likeliest tokens after each prefix, at `temperature`; a sequence's first row is zeros. */
+  /**
+   * The k likeliest tokens after each prefix, at `temperature`; zeros for a sequence's first token and, in a training
+   * batch, for tokens of weight 0.
+   */
   topLogprobs(
     model: ModelName,
-    batch: TokenBatch,
+    batch: TokenBatch | TrainingBatch,
     options: { readonly temperature: number; readonly k: number },
   ): Promise<StoredDistributions>;
   weightOp(op: WeightOp): Promise<WeightOpReport>;

@@ -195,6 +195,10 @@ impl Request {
             Kind::TopLogprobs => {
                 let TopLogprobsControl { model, temperature, k } = control(&self)?;
                 check_token_batch(&self.arrays)?;
+                let (weights, tokens) = (self.arrays.weights_n.len(), self.arrays.tokens_n.len());
+                if weights != 0 && weights != tokens {
+                    return Err(Error::BadArgument(format!("weights_N has {weights} values for {tokens} tokens")));
+                }
                 Job::TopLogprobs { model, arrays: self.arrays, temperature: positive(temperature)?, k }
             }
             Kind::Digest => Job::Digest,

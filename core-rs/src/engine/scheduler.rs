@@ -496,7 +496,8 @@ impl Scheduler {
 
     fn top_logprobs(&self, model: &str, arrays: &Arrays, temperature: f32, k: usize) -> Result<Reply> {
         let model = &find(&self.models, model)?.model;
-        let (tokens, values) = train::top_logprobs(model, &arrays.tokens_n, &arrays.offsets, temperature, k)?;
+        let (tokens, values) =
+            train::top_logprobs(model, &arrays.tokens_n, &arrays.offsets, &arrays.weights_n, temperature, k)?;
         Ok(Reply { tokens, values, ..Reply::default() })
     }
 

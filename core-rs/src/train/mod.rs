@@ -392,11 +392,13 @@ pub fn distributions(model: &Model, tokens_n: &[u32], offsets: &[u32], temperatu
     Asked::of(&tree, offsets, tokens_n, |_| true).distributions(model, &tree, tokens_n.len(), temperature, &mut || {})
 }
 
-/// The k likeliest tokens after each prefix and their log-probabilities, row-major; zeros for the first of each sequence.
+/// The k likeliest tokens after each prefix and their log-probabilities, row-major; zeros for the first of each sequence
+/// and, where weights are given, for tokens of weight 0.
 pub fn top_logprobs(
     model: &Model,
     tokens_n: &[u32],
     offsets: &[u32],
+    weights_n: &[f32],
     temperature: f32,
     k: usize,
 ) -> Result<(Vec<u32>, Vec<f32>)> {
@@ -405,7 +407,7 @@ pub fn top_logprobs(
         return Err(Error::BadArgument(format!("k {k} is not between 1 and the vocabulary's size")));
     }
     let tree = TokenTree::new(tokens_n, offsets, true, PART_ROWS);
-    let asked = Asked::of(&tree, offsets, tokens_n, |_| true);
+    let asked = Asked::of(&tree, offsets, tokens_n, |t| weights_n.get(t) != Some(&0.0));
     let (mut ids_nk, mut logprobs_nk) = (vec![0; tokens_n.len() * k], vec![0.0; tokens_n.len() * k]);
     asked.visit(model, &tree, |part, rows| {
         let AskedPart { targets, tokens, .. } = &asked.parts[part];
