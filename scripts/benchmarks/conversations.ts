@@ -5,7 +5,8 @@
  * The peer's figure is an estimate, since its 8 turns of 32 would take half an hour: its first and last turn, 8
  * conversations each, times 4, and 8 times their mean. Attention grows faster than the text, so the mean is a little too
  * long, and 8 conversations share the reading of the weights among fewer than 32: both are against the peer, and small
- * beside the prompts, which take most of its time. It has no CPU seconds; its threads are busy throughout.
+ * beside the prompts, which take most of its time. Its CPU seconds are not told: its wall figure stands in both lines, and
+ * is too low where the machine does other work.
  */
 import { Rng } from "../../src/base/rng.ts";
 import type { Policy, SequenceId } from "../../src/core/policy.ts";
