@@ -35,9 +35,9 @@ impl Weight {
             return Ok(packed.clone());
         }
         let (rows, columns) = self.tensor.dims2()?;
-        let values = read(&self.tensor)?;
-        let made =
-            Arc::new(Packed::new(Right::View(View::rows(&values, columns).transposed()), columns, rows, Threads::All));
+        let values = read_stored(&self.tensor)?;
+        let right = Operand::Transposed(&self.tensor).right(&values)?;
+        let made = Arc::new(Packed::new(right, columns, rows, Threads::All));
         *packed = Some(made.clone());
         Ok(made)
     }
