@@ -675,7 +675,17 @@ mod tests {
 
     #[test]
     fn rounding_is_to_the_nearest_and_keeps_what_is_not_finite() {
-        for x in [1.0f32, -1.00390625, 1.01171875, 3e38, f32::MAX, f32::INFINITY, f32::NEG_INFINITY, 1e-40, -0.0] {
+        for x in [
+            1.0f32,
+            -1.0 - 1.0 / 256.0,
+            1.0 + 3.0 / 256.0,
+            3e38,
+            f32::MAX,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            1e-40,
+            -0.0,
+        ] {
             let mut pair = [Pair::new(bf16::ZERO, bf16::ZERO)];
             round_row(&mut pair, &[x]);
             assert_eq!(bytemuck::cast::<_, u32>(pair[0]) >> 16, bf16::from_f32(x).to_bits() as u32, "{x}");
