@@ -39,7 +39,7 @@ const model = {
   model_dtype: choice(
     ["bfloat16", "float16", "float32"],
     "bfloat16",
-    "Type the weights are kept in; on the CPU products are always computed in float32.",
+    "Type the weights are kept in; trained ones have float32 master copies. On the CPU sums are float32; bfloat16 instructions, where there are any, round what meets bfloat16 weights.",
   ),
   gradient_checkpointing: flag(false, "Keep only the layers' inputs and recompute each layer in the backward pass."),
   use_flash_attention: flag(

@@ -9,8 +9,9 @@ import { UserError } from "../base/errors.ts";
 import type { RunConfig } from "../config/schema.ts";
 import { KV_CACHE_BYTES } from "../core/engine.ts";
 
-/** The core computes in f32, and keeps every type's values so. */
+/** The core computes in f32; of other types are only matrices of weights. */
 const F32 = 4;
+const MATRIX_BYTES: Readonly<Record<RunConfig["model_dtype"], number>> = { float32: F32, bfloat16: 2, float16: 2 };
 
 export interface ModelShape {
   readonly architecture: string;
@@ -70,12 +71,20 @@ const projections = (shape: ModelShape): Readonly<Record<string, readonly [numbe
 const sum = (values: Iterable<number>) => [...values].reduce((total, value) => total + value, 0);
 
 /** P. */
-export function parameters(shape: ModelShape): number {
-  const { architecture, layers, hidden, vocabulary, tied, head_dim } = shape;
+export const parameters = (shape: ModelShape): number => matrixParameters(shape) + vectorParameters(shape);
+
+function matrixParameters(shape: ModelShape): number {
+  const { layers, hidden, vocabulary, tied } = shape;
   const products = sum(Object.values(projections(shape)).map(([outer, inner]) => outer * inner));
+  return layers * products + vocabulary * hidden * (tied ? 1 : 2);
+}
+
+/** Norms and biases. */
+function vectorParameters(shape: ModelShape): number {
+  const { architecture, layers, hidden, head_dim } = shape;
   const biases = architecture === "qwen2" ? queryWidth(shape) + 2 * keyWidth(shape) : 0;
   const headNorms = architecture === "qwen3" ? 2 * head_dim : 0;
-  return layers * (products + biases + headNorms + 2 * hidden) + hidden + vocabulary * hidden * (tied ? 1 : 2);
+  return layers * (biases + headNorms + 2 * hidden) + hidden;
 }
 
 type Lora = Pick<RunConfig, "lora_r" | "lora_target_modules">;
@@ -89,17 +98,20 @@ export function trainedParameters(shape: ModelShape, { lora_r, lora_target_modul
   return shape.layers * lora_r * sum(adapted.map(([, [outer, inner]]) => outer + inner));
 }
 
-export const weightBytes = (shape: ModelShape): number => F32 * parameters(shape);
+type Kept = Pick<RunConfig, "model_dtype">;
+
+export const weightBytes = (shape: ModelShape, { model_dtype }: Kept): number =>
+  MATRIX_BYTES[model_dtype] * matrixParameters(shape) + F32 * vectorParameters(shape);
 
 /** Columns of a panel of the packed form (kernels/gemm.rs: 32 with AVX-512). */
 const PANEL = 16;
 
-/** Every weight of a product has a packed copy, made at its first use. */
-export function packedBytes(shape: ModelShape): number {
+/** Every weight of a product has a packed copy of its type, made at its first use. */
+export function packedBytes(shape: ModelShape, { model_dtype }: Kept): number {
   const { layers, hidden, vocabulary } = shape;
   const panels = (outer: number) => Math.ceil(outer / PANEL) * PANEL;
   const layer = sum(Object.values(projections(shape)).map(([outer, inner]) => panels(outer) * inner));
-  return F32 * (layers * layer + panels(vocabulary) * hidden);
+  return MATRIX_BYTES[model_dtype] * (layers * layer + panels(vocabulary) * hidden);
 }
 
 export const gradientBytes = (trained: number): number => F32 * trained;
@@ -114,12 +126,12 @@ export const masterBytes = (
 ): number => (model_dtype === "float32" || lora_r > 0 ? 0 : F32 * trained);
 
 /** A frozen copy of the policy; what is not trained is shared with it. */
-export const snapshotBytes = (shape: ModelShape, lora: Lora): number =>
-  lora.lora_r > 0 ? F32 * trainedParameters(shape, lora) : weightBytes(shape);
+export const snapshotBytes = (shape: ModelShape, config: Lora & Kept): number =>
+  config.lora_r > 0 ? F32 * trainedParameters(shape, config) : weightBytes(shape, config);
 
 /** The packed copies of a frozen model, from its first pass on. */
-export const snapshotPackedBytes = (shape: ModelShape, { lora_r }: Pick<Lora, "lora_r">): number =>
-  lora_r > 0 ? 0 : packedBytes(shape);
+export const snapshotPackedBytes = (shape: ModelShape, config: Pick<Lora, "lora_r"> & Kept): number =>
+  config.lora_r > 0 ? 0 : packedBytes(shape, config);
 
 interface MethodNeeds {
   /** f32 vectors of T. */
@@ -330,8 +342,8 @@ export function memoryPlan(config: RunConfig, facts: PlanFacts): MemoryPlan {
   const { vectors, snapshots } = methodNeeds(config);
   const frozen = snapshots + (anchorOf(config) === "previous_task" ? 1 : 0);
   const terms = [
-    device("weights", weightBytes(shape)),
-    device("packed for products", packedBytes(shape)),
+    device("weights", weightBytes(shape, config)),
+    device("packed for products", packedBytes(shape, config)),
     device("gradients", gradientBytes(trained)),
     device("optimizer moments", momentBytes(trained)),
     device("master copies", masterBytes(trained, config)),
@@ -375,7 +387,10 @@ function frozenTerms(config: RunConfig, facts: PlanFacts): Term[] {
     ),
     device("previous task's model", anchor === "previous_task" ? copy + (freed ? 0 : packed) : 0),
     device(`frozen models of ${config.cl_algorithm}`, snapshots * (copy + packed)),
-    device("model that plays the user", user_shape === null ? 0 : weightBytes(user_shape) + packedBytes(user_shape)),
+    device(
+      "model that plays the user",
+      user_shape === null ? 0 : weightBytes(user_shape, config) + packedBytes(user_shape, config),
+    ),
   ];
 }
 

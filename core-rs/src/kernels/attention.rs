@@ -221,7 +221,7 @@ impl PackedColumns {
         let pack = |i: usize| {
             let ((start, len), kv_head) = (segments[i / shape.kv_heads], i % shape.kv_heads);
             let view = View { data: &x[start * width + kv_head * shape.dim..], row: width, column: 1 };
-            Packed::new(view.transposed(), shape.dim, len, Threads::One)
+            Packed::new(Right::View(view.transposed()), shape.dim, len, Threads::One)
         };
         let packed = (0..segments.len() * shape.kv_heads).into_par_iter().map(pack).collect();
         Self { starts: segments.iter().map(|(start, _)| *start).collect(), kv_heads: shape.kv_heads, packed }

@@ -1,7 +1,8 @@
 //! RMS norm, rotary embedding, SwiGLU and sums, forward and backward. N rows · H width · D head width.
 use super::Kernels;
+use super::micro::Stored;
 use super::simd::{self, simd};
-use super::slices::{read, uninitialised, write};
+use super::slices::{Values, read, read_stored, uninitialised, write};
 use crate::error::Result;
 use candle_core::{D, DType, Device, Tensor};
 use rayon::prelude::*;
@@ -253,21 +254,27 @@ simd! {
     }
 }
 
-/// Rows `ids` of a table `[V, H]`.
+/// Rows `ids` of a table `[V, H]`, in f32.
 pub fn gather_rows(kernels: Kernels, table: &Tensor, ids_n: &[u32]) -> Result<Tensor> {
     let width = table.dim(1)?;
     if kernels == Kernels::Plain {
         let ids = Tensor::from_slice(ids_n, ids_n.len(), table.device())?;
-        return Ok(table.index_select(&ids, 0)?);
+        return Ok(table.index_select(&ids, 0)?.to_dtype(DType::F32)?);
     }
     let out = uninitialised((ids_n.len(), width))?;
-    let table = read(table)?;
-    write(&out, |out| {
-        for (row, id) in out.chunks_exact_mut(width).zip(ids_n) {
-            row.copy_from_slice(&table[*id as usize * width..][..width]);
-        }
+    let table = read_stored(table)?;
+    write(&out, |out| match &table {
+        Values::F32(table) => gather(out, table, width, ids_n),
+        Values::F16(table) => gather(out, table, width, ids_n),
+        Values::Bf16(table) => gather(out, table, width, ids_n),
     })?;
     Ok(out)
+}
+
+fn gather<T: Stored>(out: &mut [f32], table: &[T], width: usize, ids_n: &[u32]) {
+    for (row, id) in out.chunks_exact_mut(width).zip(ids_n) {
+        T::widen_into(&table[*id as usize * width..][..width], row);
+    }
 }
 
 /// table[ids[n]] += rows[n].
@@ -286,7 +293,7 @@ pub fn scatter_add_rows(kernels: Kernels, table: &mut Tensor, ids_n: &[u32], row
     })
 }
 
-/// Zeros of a shape on the CPU, for accumulated gradients.
+/// Zeros of a shape, in f32 whatever the tensor's type, for accumulated gradients.
 pub fn zeros_like(tensor: &Tensor) -> Result<Tensor> {
     Ok(Tensor::zeros(tensor.shape(), DType::F32, tensor.device())?)
 }

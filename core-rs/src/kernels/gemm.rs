@@ -1,37 +1,42 @@
-//! C (+)= A·B in f32 on the CPU, with one fixed chain of additions per output element.
+//! C (+)= A·B on the CPU, with one fixed chain of additions per output element. A and C are f32; B is f32, bf16 or f16.
 //!
 //! c[i][j] is ((c0 + a[i][0]·b[0][j]) + a[i][1]·b[1][j]) + …, fused multiply-adds in the order of k, whatever m, n, the
 //! blocking, the number of threads or the instruction set. So a row's result depends neither on how many other rows are
 //! computed with it nor on sharing (DESIGN.md, determinism); the gemm crate takes other paths for small m and n.
+//! Where the processor has bf16 dot products (`Isa::Avx512Bf16`), A is rounded to bf16 before it meets a bf16 B, for every
+//! m alike; the chain stays the same (micro.rs).
 //! The scheme is BLIS's: panels of B (KC × NR) in L1, blocks of A (MC × KC) in L2.
-use super::simd::{Isa, isa};
+use super::micro::{Ahead, Element, Left, Pair, Stored, copy_few, panel_height, panel_width};
+use super::simd::{Isa, isa, simd};
+use bytemuck::{cast_slice, cast_slice_mut};
+use half::{bf16, f16};
 use rayon::prelude::*;
 use std::cell::RefCell;
 
 const KC: usize = 256;
 const MC: usize = 96;
 const NC: usize = 2048;
-/// How far ahead of its use a panel that is read from end to end is fetched (16 KiB).
-const STREAM_AHEAD: usize = 4096;
+/// How far ahead of its use a panel that is read from end to end is fetched.
+const STREAM_AHEAD_BYTES: usize = 16 << 10;
 /// Below this many multiply-adds a second thread costs more than it brings.
 const PARALLEL_MULTIPLY_ADDS: usize = 1 << 18;
 
 /// A matrix in memory: element (i, j) lies at `data[i * row + j * column]`.
 #[derive(Clone, Copy)]
-pub struct View<'a> {
-    pub data: &'a [f32],
+pub struct View<'a, T = f32> {
+    pub data: &'a [T],
     pub row: usize,
     pub column: usize,
 }
 
-impl<'a> View<'a> {
-    pub fn rows(data: &'a [f32], width: usize) -> Self {
+impl<'a, T> View<'a, T> {
+    pub fn rows(data: &'a [T], width: usize) -> Self {
         Self { data, row: width, column: 1 }
     }
     pub fn transposed(self) -> Self {
         Self { data: self.data, row: self.column, column: self.row }
     }
-    fn reaches(&self, rows: usize, columns: usize) -> bool {
+    pub(super) fn reaches(&self, rows: usize, columns: usize) -> bool {
         rows == 0 || columns == 0 || (rows - 1) * self.row + (columns - 1) * self.column < self.data.len()
     }
 }
@@ -40,27 +45,74 @@ impl<'a> View<'a> {
 pub struct Packed {
     k: usize,
     n: usize,
-    data: Vec<f32>,
+    holds: Holds,
+    /// Panels of `holds`.
+    data: Vec<u32>,
+}
+
+/// What the panels of a packed B hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    F32,
+    F16,
+    Bf16,
+    Pairs,
 }
 
 impl Packed {
-    pub fn new(b: View, k: usize, n: usize, threads: Threads) -> Self {
+    /// Of one of the views.
+    pub fn new(b: Right, k: usize, n: usize, threads: Threads) -> Self {
         assert!(b.reaches(k, n), "packing reads past the matrix");
-        let width = panel_width();
-        let mut data = vec![0f32; n.div_ceil(width) * width * k];
-        let pack = |(panel, out): (usize, &mut [f32])| pack_b(b, 0, k, panel * width, n, width, out);
-        match threads {
-            Threads::One => data.chunks_mut(width * k.max(1)).enumerate().for_each(pack),
-            Threads::All => data.par_chunks_mut(width * k.max(1)).enumerate().for_each(pack),
+        match b {
+            Right::View(b) => Self::of(Holds::F32, k, n, threads, &|at, out: &mut [f32]| pack_b(b, at, out)),
+            Right::F16(b) => Self::of(Holds::F16, k, n, threads, &|at, out: &mut [f16]| pack_b(b, at, out)),
+            Right::Bf16(b) if has_dots() => Self::pairs(b, k, n, threads),
+            Right::Bf16(b) => Self::of(Holds::Bf16, k, n, threads, &|at, out: &mut [bf16]| pack_b(b, at, out)),
+            Right::Packed(_) => unreachable!("packed already"),
         }
-        Self { k, n, data }
     }
+
+    fn pairs(b: View<bf16>, k: usize, n: usize, threads: Threads) -> Self {
+        Self::of(Holds::Pairs, k, n, threads, &|at, out: &mut [Pair]| pack_pairs(b, k, at, out))
+    }
+
+    fn of<T: Element>(holds: Holds, k: usize, n: usize, threads: Threads, pack: &PackPanel<T>) -> Self {
+        let (width, steps) = (panel_width(), if holds == Holds::Pairs { k.div_ceil(2) } else { k });
+        let mut data = vec![0u32; n.div_ceil(width) * width * steps * size_of::<T>() / size_of::<u32>()];
+        let panels: &mut [T] = cast_slice_mut(&mut data);
+        let pack = |(panel, out): (usize, &mut [T])| {
+            pack(PanelAt { step: 0, steps, column: panel * width, columns: width.min(n - panel * width) }, out)
+        };
+        match threads {
+            Threads::One => panels.chunks_mut(width * steps.max(1)).enumerate().for_each(pack),
+            Threads::All => panels.par_chunks_mut(width * steps.max(1)).enumerate().for_each(pack),
+        }
+        Self { k, n, holds, data }
+    }
+}
+
+/// Is a bf16 B met by bf16 dot products, and A rounded for them? One rule for all shapes, so that rows do not depend on m.
+fn has_dots() -> bool {
+    isa() == Isa::Avx512Bf16
 }
 
 #[derive(Clone, Copy)]
 pub enum Right<'a> {
     View(View<'a>),
+    Bf16(View<'a, bf16>),
+    F16(View<'a, f16>),
     Packed(&'a Packed),
+}
+
+impl Right<'_> {
+    fn reaches(&self, k: usize, n: usize) -> bool {
+        match self {
+            Right::View(view) => view.reaches(k, n),
+            Right::Bf16(view) => view.reaches(k, n),
+            Right::F16(view) => view.reaches(k, n),
+            Right::Packed(packed) => packed.k == k && packed.n >= n,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -104,12 +156,7 @@ pub unsafe fn gemm_at(m: usize, n: usize, k: usize, a: View, b: Right, out: OutA
         return;
     }
     assert!(a.reaches(m, k), "product reads past A");
-    match b {
-        Right::View(view) => assert!(view.reaches(k, n), "product reads past B"),
-        Right::Packed(packed) => {
-            assert!(packed.k == k && packed.n >= n, "packed B is {}x{}, not {k}x{n}", packed.k, packed.n)
-        }
-    }
+    assert!(b.reaches(k, n), "product reads past B, or B was packed for another shape than {k}x{n}");
     if k == 0 {
         if !out.accumulate {
             for i in 0..m {
@@ -120,63 +167,128 @@ pub unsafe fn gemm_at(m: usize, n: usize, k: usize, a: View, b: Right, out: OutA
         return;
     }
     let parallel = threads == Threads::All && m * n * k >= PARALLEL_MULTIPLY_ADDS && rayon::current_num_threads() > 1;
-    let width = panel_width();
-    // few rows of A need no cutting to stay in the cache, and packed panels of B are then read from end to end
-    let depth = if m <= panel_height() && matches!(b, Right::Packed(_)) { k } else { KC };
-    for jc in (0..n).step_by(NC) {
-        let nc = NC.min(n - jc);
-        for pc in (0..k).step_by(depth) {
-            let kc = depth.min(k - pc);
-            let block = Block {
-                m,
-                nc,
-                kc,
-                pc,
-                width,
-                out: OutAt { data: unsafe { out.data.add(jc) }, accumulate: out.accumulate || pc > 0, ..out },
-            };
-            match b {
-                Right::Packed(packed) => {
-                    // panel p of the whole matrix holds k rows; this block uses rows pc..pc + kc of it
-                    let data = &packed.data[jc / width * width * packed.k + pc * width..];
-                    block.run(a, Panels { data, stride: width * packed.k, row: width, packed: true }, parallel);
-                }
-                // each panel is used once or twice: reading B where it lies is cheaper than packing it
-                Right::View(view) if view.column == 1 && m <= MC => {
-                    let data = &view.data[pc * view.row + jc..];
-                    block.run(a, Panels { data, stride: width, row: view.row, packed: false }, parallel);
-                }
-                Right::View(view) => PACKED_B.with_borrow_mut(|buffer| {
-                    let panels = nc.div_ceil(width);
-                    if buffer.len() < panels * width * kc {
-                        buffer.resize(panels * width * kc, 0.0);
+    let product = Product { m, n, steps: k, out, parallel };
+    let dots = |b: Source<Pair>| {
+        let (pairs, steps) = (rounded_pairs(a, m, k, parallel), k.div_ceil(2));
+        // SAFETY: the caller's contract.
+        unsafe { Product { steps, ..product }.run(View::rows(&pairs, steps), b) }
+    };
+    // SAFETY: the caller's contract.
+    unsafe {
+        match b {
+            // each panel is used once or twice: reading B where it lies is cheaper than packing it
+            Right::View(b) if b.column == 1 && m <= MC => product.run(a, Source::Rows(b)),
+            Right::View(b) => product.run(a, Source::Pack(&|at, out: &mut [f32]| pack_b(b, at, out))),
+            Right::F16(b) => product.run(a, Source::Pack(&|at, out: &mut [f32]| pack_b(b, at, out))),
+            Right::Bf16(b) if has_dots() => dots(Source::Pack(&|at, out| pack_pairs(b, k, at, out))),
+            Right::Bf16(b) => product.run(a, Source::Pack(&|at, out: &mut [f32]| pack_b(b, at, out))),
+            Right::Packed(Packed { data, holds, .. }) => match holds {
+                Holds::F32 => product.run(a, Source::Packed(cast_slice::<_, f32>(data))),
+                Holds::F16 => product.run(a, Source::Packed(cast_slice::<_, f16>(data))),
+                Holds::Bf16 => product.run(a, Source::Packed(cast_slice::<_, bf16>(data))),
+                Holds::Pairs => dots(Source::Packed(cast_slice(data))),
+            },
+        }
+    }
+}
+
+/// Where a product finds the panels of B.
+enum Source<'a, T> {
+    /// All panels, each of all steps.
+    Packed(&'a [T]),
+    /// Rows end to end, no panels.
+    Rows(View<'a, T>),
+    Pack(&'a PackPanel<'a, T>),
+}
+
+type PackPanel<'a, T> = dyn Fn(PanelAt, &mut [T]) + Sync + 'a;
+
+/// A part of B that makes a panel, or of one.
+#[derive(Clone, Copy)]
+struct PanelAt {
+    step: usize,
+    steps: usize,
+    column: usize,
+    /// As many as there are; zeros fill the panel.
+    columns: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Product {
+    m: usize,
+    n: usize,
+    /// Elements of B along k: k, or half of it when they are pairs.
+    steps: usize,
+    out: OutAt,
+    parallel: bool,
+}
+
+impl Product {
+    /// # Safety
+    /// As `gemm_at`.
+    unsafe fn run<T: Element>(self, a: View<T::Left>, b: Source<T>) {
+        let width = panel_width();
+        // few rows of A need no cutting to stay in the cache, and packed panels of B are then read from end to end
+        let whole = self.m <= panel_height() && matches!(b, Source::Packed(_));
+        let depth = if whole { self.steps } else { KC };
+        for jc in (0..self.n).step_by(NC) {
+            for pc in (0..self.steps).step_by(depth) {
+                let (nc, kc) = (NC.min(self.n - jc), depth.min(self.steps - pc));
+                // SAFETY: column jc < n.
+                let data = unsafe { self.out.data.add(jc) };
+                let out = OutAt { data, accumulate: self.out.accumulate || pc > 0, ..self.out };
+                let block = Block { m: self.m, nc, kc, pc, width, out };
+                match b {
+                    // panel p of the whole matrix holds all steps; this block uses pc..pc + kc of them
+                    Source::Packed(panels) => {
+                        let data = &panels[jc / width * width * self.steps + pc * width..];
+                        let stride = width * self.steps;
+                        block.run(a, Panels { data, stride, row: width, packed: true }, self.parallel);
                     }
-                    let used = &mut buffer[..panels * width * kc];
-                    let pack = |(panel, target): (usize, &mut [f32])| {
-                        pack_b(view, pc, kc, jc + panel * width, n.min(jc + nc), width, target)
-                    };
-                    if parallel {
-                        used.par_chunks_mut(width * kc).enumerate().for_each(pack);
-                    } else {
-                        used.chunks_mut(width * kc).enumerate().for_each(pack);
+                    Source::Rows(view) => {
+                        let data = &view.data[pc * view.row + jc..];
+                        block.run(a, Panels { data, stride: width, row: view.row, packed: false }, self.parallel);
                     }
-                    block.run(a, Panels { data: used, stride: width * kc, row: width, packed: true }, parallel);
-                }),
+                    Source::Pack(pack) => PACKED_B.with_borrow_mut(|buffer| {
+                        let data = sized(buffer, nc.div_ceil(width) * width * kc);
+                        let pack = |(panel, target): (usize, &mut [T])| {
+                            let column = jc + panel * width;
+                            let columns = width.min(jc + nc - column);
+                            pack(PanelAt { step: pc, steps: kc, column, columns }, target)
+                        };
+                        if self.parallel {
+                            data.par_chunks_mut(width * kc).enumerate().for_each(pack);
+                        } else {
+                            data.chunks_mut(width * kc).enumerate().for_each(pack);
+                        }
+                        let stride = width * kc;
+                        block.run(a, Panels { data, stride, row: width, packed: true }, self.parallel);
+                    }),
+                }
             }
         }
     }
 }
 
 thread_local! {
-    static PACKED_A: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-    static PACKED_B: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-    static LAST_PANEL: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static PACKED_A: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    static PACKED_B: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    static LAST_PANEL: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The first `len` elements of a buffer, which grows as needed.
+fn sized<T: bytemuck::Pod>(buffer: &mut Vec<u32>, len: usize) -> &mut [T] {
+    let words = (len * size_of::<T>()).div_ceil(size_of::<u32>());
+    if buffer.len() < words {
+        buffer.resize(words, 0);
+    }
+    &mut cast_slice_mut(buffer)[..len]
 }
 
 /// The panels of B that a block uses: panel j starts at `data[j * stride]`, its rows `row` apart.
 #[derive(Clone, Copy)]
-struct Panels<'a> {
-    data: &'a [f32],
+struct Panels<'a, T> {
+    data: &'a [T],
     stride: usize,
     row: usize,
     /// False: the last panel may be narrower than the kernels want it.
@@ -194,7 +306,7 @@ struct Block {
 }
 
 impl Block {
-    fn run(&self, a: View, b: Panels, parallel: bool) {
+    fn run<T: Element>(&self, a: View<T::Left>, b: Panels<T>, parallel: bool) {
         let row_blocks = self.m.div_ceil(MC);
         let panels = self.nc.div_ceil(self.width);
         if !parallel {
@@ -211,10 +323,9 @@ impl Block {
         });
     }
 
-    fn tile(&self, a: View, b: Panels, row_block: usize, panels: std::ops::Range<usize>) {
+    fn tile<T: Element>(&self, a: View<T::Left>, b: Panels<T>, row_block: usize, panels: std::ops::Range<usize>) {
         let first = row_block * MC;
         let rows = MC.min(self.m - first);
-        let height = panel_height();
         if panels.len() == 1 {
             // used once: reading A where it lies is cheaper than packing it
             return self.panel(b, row_block, panels.start, |i, _| {
@@ -223,14 +334,11 @@ impl Block {
             });
         }
         PACKED_A.with_borrow_mut(|buffer| {
-            let needed = rows * self.kc;
-            if buffer.len() < needed {
-                buffer.resize(needed, 0.0);
-            }
-            pack_a(a, first, rows, self.pc, self.kc, height, buffer);
+            let packed = sized(buffer, rows * self.kc);
+            pack_a(a, first, rows, self.pc, self.kc, packed);
             for panel in panels {
                 self.panel(b, row_block, panel, |i, m| Left {
-                    data: &buffer[i * self.kc..][..m * self.kc],
+                    data: &packed[i * self.kc..][..m * self.kc],
                     row: 1,
                     column: m,
                     packed: true,
@@ -240,10 +348,16 @@ impl Block {
     }
 
     /// A block of rows against one panel of B; `left(i, m)` gives rows i..i + m of the block.
-    fn panel<'a>(&self, b: Panels, row_block: usize, panel: usize, left: impl Fn(usize, usize) -> Left<'a>) {
+    fn panel<'a, T: Element>(
+        &self,
+        b: Panels<T>,
+        row_block: usize,
+        panel: usize,
+        left: impl Fn(usize, usize) -> Left<'a, T::Left>,
+    ) {
         let columns = self.width.min(self.nc - panel * self.width);
         let data = &b.data[panel * b.stride..];
-        let multiply = |b: View, ahead: Ahead| {
+        let multiply = |b: View<T>, ahead: Ahead| {
             let first = row_block * MC;
             let (rows, height) = (MC.min(self.m - first), panel_height());
             for i in (0..rows).step_by(height) {
@@ -252,46 +366,29 @@ impl Block {
                 unsafe {
                     let c = self.out.data.add((first + i) * self.out.row + panel * self.width);
                     let ahead = if i == 0 { ahead } else { 0 };
-                    micro_kernel(m, columns, self.kc, left(i, m), b, ahead, OutAt { data: c, ..self.out });
+                    tile_kernel(m, columns, self.kc, left(i, m), b, ahead, OutAt { data: c, ..self.out });
                 }
             }
         };
         let view = View { data, row: b.row, column: 1 };
         if b.packed || columns == self.width {
-            return multiply(view, if self.kc > KC { STREAM_AHEAD } else { b.stride });
+            return multiply(view, if self.kc > KC { STREAM_AHEAD_BYTES / size_of::<T>() } else { b.stride });
         }
         LAST_PANEL.with_borrow_mut(|buffer| {
-            buffer.resize(self.kc * self.width, 0.0);
-            pack_b(view, 0, self.kc, 0, columns, self.width, buffer);
-            multiply(View::rows(buffer, self.width), 0);
+            let full: &mut [T] = sized(buffer, self.kc * self.width);
+            for (to, from) in full.chunks_exact_mut(self.width).zip(view.data.chunks(view.row)) {
+                copy_few(&mut to[..columns], &from[..columns]);
+                to[columns..].fill(T::zeroed());
+            }
+            multiply(View::rows(full, self.width), 0);
         });
     }
 }
 
-/// Up to `panel_height()` rows of A: element (i, p) lies at `data[i * row + p * column]`.
-#[derive(Clone, Copy)]
-struct Left<'a> {
-    data: &'a [f32],
-    row: usize,
-    column: usize,
-    /// Columns end to end (row 1, column m), which the kernels know at compile time.
-    packed: bool,
-}
-
-/// How far behind a panel of B the next one lies, to be fetched into the cache meanwhile; 0 = not. Decoding would otherwise
-/// wait for memory and compute in turns.
-type Ahead = usize;
-
-fn panel_width() -> usize {
-    if isa() == Isa::Avx512 { 32 } else { 16 }
-}
-
-fn panel_height() -> usize {
-    if isa() == Isa::Avx512 { 12 } else { 6 }
-}
-
-/// Rows `first..first + rows` of A in panels of `height`, each column of a panel contiguous; the last panel is narrower.
-fn pack_a(a: View, first: usize, rows: usize, pc: usize, kc: usize, height: usize, out: &mut [f32]) {
+/// Rows `first..first + rows` of A in panels of the kernels' height, each column of a panel contiguous; the last panel is
+/// narrower.
+fn pack_a<L: Copy>(a: View<L>, first: usize, rows: usize, pc: usize, kc: usize, out: &mut [L]) {
+    let height = panel_height();
     for i in (0..rows).step_by(height) {
         let m = height.min(rows - i);
         let panel = &mut out[i * kc..][..m * kc];
@@ -310,55 +407,139 @@ fn pack_a(a: View, first: usize, rows: usize, pc: usize, kc: usize, height: usiz
     }
 }
 
-/// For runs of a few numbers, where a call of memmove costs more than it moves.
-#[inline(always)]
-fn copy_few(to: &mut [f32], from: &[f32]) {
-    let (to_chunks, to_rest) = to.as_chunks_mut::<4>();
-    let (from_chunks, from_rest) = from.as_chunks::<4>();
-    for (to, from) in to_chunks.iter_mut().zip(from_chunks) {
-        *to = *from;
+/// A rounded to bf16, `[m, k / 2]` pairs; an odd k is filled with 0.
+fn rounded_pairs(a: View, m: usize, k: usize, parallel: bool) -> Vec<Pair> {
+    let steps = k.div_ceil(2);
+    let mut pairs: Vec<Pair> = bytemuck::cast_vec(vec![0u32; m * steps]);
+    let round = |(i, out): (usize, &mut [Pair])| {
+        let row = &a.data[i * a.row..];
+        if a.column == 1 {
+            return round_row(out, &row[..k]);
+        }
+        for (p, pair) in out.iter_mut().enumerate() {
+            let at = |p: usize| if p < k { row[p * a.column] } else { 0.0 };
+            *pair = Pair::rounded(at(2 * p), at(2 * p + 1));
+        }
+    };
+    if parallel {
+        pairs.par_chunks_mut(steps).enumerate().for_each(round);
+    } else {
+        pairs.chunks_mut(steps).enumerate().for_each(round);
     }
-    for (to, from) in to_rest.iter_mut().zip(from_rest) {
-        *to = *from;
+    pairs
+}
+
+simd! {
+    pub fn round_row(out: &mut [Pair], row: &[f32]) {
+        let (whole, odd) = row.as_chunks::<2>();
+        for (pair, [earlier, later]) in out.iter_mut().zip(whole) { *pair = Pair::rounded(*earlier, *later); }
+        if let ([last], Some(pair)) = (odd, out.last_mut()) { *pair = Pair::rounded(*last, 0.0); }
     }
 }
 
-/// Columns `first..first + width` (zero beyond `n`) of rows `pc..pc + kc` of B, one panel.
-fn pack_b(b: View, pc: usize, kc: usize, first: usize, n: usize, width: usize, out: &mut [f32]) {
-    let columns = width.min(n - first);
-    if columns < width {
-        out.fill(0.0);
+/// What a panel is made of.
+trait MadeFrom<S>: Copy {
+    fn one(from: S) -> Self;
+    fn run(from: &[S], to: &mut [Self]);
+}
+
+impl<S: Stored> MadeFrom<S> for S {
+    #[inline(always)]
+    fn one(from: S) -> S {
+        from
+    }
+    #[inline(always)]
+    fn run(from: &[S], to: &mut [S]) {
+        copy_few(to, from);
+    }
+}
+
+macro_rules! widened {
+    ($($half:ty)*) => {$(
+        impl MadeFrom<$half> for f32 {
+            #[inline(always)]
+            fn one(from: $half) -> f32 {
+                from.widen()
+            }
+            #[inline(always)]
+            fn run(from: &[$half], to: &mut [f32]) {
+                <$half>::widen_into(from, to);
+            }
+        }
+    )*};
+}
+widened!(bf16 f16);
+
+/// One panel of B, or a part of its steps.
+fn pack_b<S: Copy, T: MadeFrom<S> + Element>(b: View<S>, at: PanelAt, out: &mut [T]) {
+    let width = panel_width();
+    if at.columns < width {
+        out.fill(T::zeroed());
     }
     if b.column == 1 {
-        for p in 0..kc {
-            let start = (pc + p) * b.row + first;
-            copy_few(&mut out[p * width..p * width + columns], &b.data[start..start + columns]);
+        for (p, row) in out.chunks_exact_mut(width).enumerate() {
+            let start = (at.step + p) * b.row + at.column;
+            T::run(&b.data[start..start + at.columns], &mut row[..at.columns]);
         }
     } else if b.row == 1 {
-        for j in 0..columns {
-            let start = (first + j) * b.column + pc;
-            for (p, value) in b.data[start..start + kc].iter().enumerate() {
-                out[p * width + j] = *value;
+        for j in 0..at.columns {
+            let start = (at.column + j) * b.column + at.step;
+            for (p, value) in b.data[start..start + at.steps].iter().enumerate() {
+                out[p * width + j] = T::one(*value);
             }
         }
     } else {
-        for p in 0..kc {
-            for j in 0..columns {
-                out[p * width + j] = b.data[(pc + p) * b.row + (first + j) * b.column];
+        for p in 0..at.steps {
+            for j in 0..at.columns {
+                out[p * width + j] = T::one(b.data[(at.step + p) * b.row + (at.column + j) * b.column]);
             }
+        }
+    }
+}
+
+/// As `pack_b`, with neighbours along k as pairs; an odd k is filled with 0.
+fn pack_pairs(b: View<bf16>, k: usize, at: PanelAt, out: &mut [Pair]) {
+    let width = panel_width();
+    if at.columns < width {
+        out.fill(Pair::new(bf16::ZERO, bf16::ZERO));
+    }
+    if b.column == 1 {
+        let row = |p: usize| &b.data[p * b.row + at.column..][..at.columns];
+        for (p, pairs) in out.chunks_exact_mut(width).enumerate() {
+            let earlier = 2 * (at.step + p);
+            let later = if earlier + 1 < k { row(earlier + 1) } else { &[bf16::ZERO; 32][..at.columns] };
+            for ((pair, earlier), later) in pairs.iter_mut().zip(row(earlier)).zip(later) {
+                *pair = Pair::new(*earlier, *later);
+            }
+        }
+        return;
+    }
+    for j in 0..at.columns {
+        let element = |p: usize| if p < k { b.data[p * b.row + (at.column + j) * b.column] } else { bf16::ZERO };
+        for p in 0..at.steps {
+            let earlier = 2 * (at.step + p);
+            out[p * width + j] = Pair::new(element(earlier), element(earlier + 1));
         }
     }
 }
 
 /// # Safety
 /// `out` must be writable for m × columns, m ≤ panel_height(), columns ≤ panel_width().
-unsafe fn micro_kernel(m: usize, columns: usize, kc: usize, a: Left, b: View, ahead: Ahead, out: OutAt) {
+unsafe fn tile_kernel<T: Element>(
+    m: usize,
+    columns: usize,
+    kc: usize,
+    a: Left<T::Left>,
+    b: View<T>,
+    ahead: Ahead,
+    out: OutAt,
+) {
     let width = panel_width();
     assert!((m - 1) * a.row + (kc - 1) * a.column < a.data.len(), "panel of A too short");
     assert!(b.reaches(kc, width), "panel of B too short");
     if columns == width {
         // SAFETY: the caller's contract.
-        return unsafe { full_kernel(m, kc, a, b, ahead, out) };
+        return unsafe { T::kernel(m, kc, a, b, ahead, out) };
     }
     let mut tile = [0f32; 12 * 32];
     if out.accumulate {
@@ -370,9 +551,7 @@ unsafe fn micro_kernel(m: usize, columns: usize, kc: usize, a: Left, b: View, ah
         }
     }
     // SAFETY: the tile holds 12 × 32 floats.
-    unsafe {
-        full_kernel(m, kc, a, b, ahead, OutAt { data: tile.as_mut_ptr(), row: width, accumulate: out.accumulate })
-    };
+    unsafe { T::kernel(m, kc, a, b, ahead, OutAt { data: tile.as_mut_ptr(), row: width, accumulate: out.accumulate }) };
     for i in 0..m {
         for j in 0..columns {
             // SAFETY: i < m, j < columns.
@@ -381,119 +560,10 @@ unsafe fn micro_kernel(m: usize, columns: usize, kc: usize, a: Left, b: View, ah
     }
 }
 
-/// # Safety
-/// As `micro_kernel`, with all `panel_width()` columns writable.
-unsafe fn full_kernel(m: usize, kc: usize, a: Left, b: View, ahead: Ahead, out: OutAt) {
-    macro_rules! pick {
-        ($kernel:ident, $($rows:literal)*) => {
-            // SAFETY: the caller's contract; `isa` has seen the features.
-            match (m, a.packed) {
-                $(($rows, true) => unsafe { $kernel::<$rows, true>(kc, a, b, ahead, out) },)*
-                $(($rows, false) => unsafe { $kernel::<$rows, false>(kc, a, b, ahead, out) },)*
-                _ => unreachable!("{m} rows in a panel"),
-            }
-        };
-    }
-    match isa() {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => pick!(kernel_avx512, 1 2 3 4 5 6 7 8 9 10 11 12),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => pick!(kernel_avx2, 1 2 3 4 5 6),
-        _ => unsafe { kernel_scalar(m, kc, a, b, out) },
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn kernel_avx512<const M: usize, const PACKED: bool>(kc: usize, a: Left, b: View, ahead: Ahead, out: OutAt) {
-    let (b, b_row) = (b.data.as_ptr(), b.row);
-    let (a_row, a_column, a) = if PACKED { (1, M, a.data.as_ptr()) } else { (a.row, a.column, a.data.as_ptr()) };
-    use std::arch::x86_64::*;
-    // SAFETY: the caller has checked that a reaches M × kc and b kc × 32; out has M rows of 32.
-    unsafe {
-        let mut sums = [[_mm512_setzero_ps(); 2]; M];
-        if out.accumulate {
-            for (i, row) in sums.iter_mut().enumerate() {
-                row[0] = _mm512_loadu_ps(out.data.add(i * out.row));
-                row[1] = _mm512_loadu_ps(out.data.add(i * out.row + 16));
-            }
-        }
-        for p in 0..kc {
-            let left = _mm512_loadu_ps(b.add(p * b_row));
-            let right = _mm512_loadu_ps(b.add(p * b_row + 16));
-            if ahead != 0 {
-                let next = b.wrapping_add(p * b_row + ahead).cast::<i8>(); // a prefetch never faults
-                _mm_prefetch::<_MM_HINT_T1>(next);
-                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(64));
-            }
-            for (i, row) in sums.iter_mut().enumerate() {
-                let x = _mm512_set1_ps(*a.add(p * a_column + i * a_row));
-                row[0] = _mm512_fmadd_ps(x, left, row[0]);
-                row[1] = _mm512_fmadd_ps(x, right, row[1]);
-            }
-        }
-        for (i, row) in sums.iter().enumerate() {
-            _mm512_storeu_ps(out.data.add(i * out.row), row[0]);
-            _mm512_storeu_ps(out.data.add(i * out.row + 16), row[1]);
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn kernel_avx2<const M: usize, const PACKED: bool>(kc: usize, a: Left, b: View, ahead: Ahead, out: OutAt) {
-    let (b, b_row) = (b.data.as_ptr(), b.row);
-    let (a_row, a_column, a) = if PACKED { (1, M, a.data.as_ptr()) } else { (a.row, a.column, a.data.as_ptr()) };
-    use std::arch::x86_64::*;
-    // SAFETY: the caller has checked that a reaches M × kc and b kc × 16; out has M rows of 16.
-    unsafe {
-        let mut sums = [[_mm256_setzero_ps(); 2]; M];
-        if out.accumulate {
-            for (i, row) in sums.iter_mut().enumerate() {
-                row[0] = _mm256_loadu_ps(out.data.add(i * out.row));
-                row[1] = _mm256_loadu_ps(out.data.add(i * out.row + 8));
-            }
-        }
-        for p in 0..kc {
-            let left = _mm256_loadu_ps(b.add(p * b_row));
-            let right = _mm256_loadu_ps(b.add(p * b_row + 8));
-            if ahead != 0 {
-                _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(p * b_row + ahead).cast()); // a prefetch never faults
-            }
-            for (i, row) in sums.iter_mut().enumerate() {
-                let x = _mm256_set1_ps(*a.add(p * a_column + i * a_row));
-                row[0] = _mm256_fmadd_ps(x, left, row[0]);
-                row[1] = _mm256_fmadd_ps(x, right, row[1]);
-            }
-        }
-        for (i, row) in sums.iter().enumerate() {
-            _mm256_storeu_ps(out.data.add(i * out.row), row[0]);
-            _mm256_storeu_ps(out.data.add(i * out.row + 8), row[1]);
-        }
-    }
-}
-
-/// # Safety
-/// As `full_kernel`.
-unsafe fn kernel_scalar(m: usize, kc: usize, a: Left, b: View, out: OutAt) {
-    let width = panel_width();
-    for i in 0..m {
-        // SAFETY: row i of the output.
-        let row = unsafe { std::slice::from_raw_parts_mut(out.data.add(i * out.row), width) };
-        if !out.accumulate {
-            row.fill(0.0);
-        }
-        for p in 0..kc {
-            for (j, sum) in row.iter_mut().enumerate() {
-                *sum = a.data[i * a.row + p * a.column].mul_add(b.data[p * b.row + j], *sum);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Command;
 
     fn numbers(count: usize, seed: u64) -> Vec<f32> {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -505,53 +575,144 @@ mod tests {
             .collect()
     }
 
+    fn transpose<T: Copy>(x: &[T], rows: usize, columns: usize) -> Vec<T> {
+        (0..columns * rows).map(|i| x[i % rows * columns + i / rows]).collect()
+    }
+
     /// The chain that every element must follow.
     fn chain(a: &[f32], b: &[f32], c0: f32) -> f32 {
         a.iter().zip(b).fold(c0, |sum, (x, y)| x.mul_add(*y, sum))
     }
 
-    #[test]
-    fn every_shape_and_layout_gives_the_same_chain_of_fused_additions() {
-        for (m, n, k) in [
-            (1, 1, 1),
-            (1, 33, 300),
-            (7, 16, 5),
-            (12, 32, 257),
-            (13, 47, 64),
-            (100, 70, 513),
-            (97, 2100, 3),
-            (5, 0, 4),
-            (4, 5, 0),
-        ] {
-            let (a, b, c0) = (numbers(m * k, 1), numbers(k * n, 2), numbers(m * n, 3));
-            let transpose = |x: &[f32], rows: usize, columns: usize| -> Vec<f32> {
-                (0..columns * rows).map(|i| x[i % rows * columns + i / rows]).collect()
-            };
-            let (a_t, b_t) = (transpose(&a, m, k), transpose(&b, k, n));
-            let packed = Packed::new(View::rows(&b, n), k, n, Threads::All);
-            for accumulate in [false, true] {
-                let lefts = [View::rows(&a, k), View::rows(&a_t, m).transposed()];
-                let rights = [
-                    Right::View(View::rows(&b, n)),
-                    Right::View(View::rows(&b_t, k).transposed()),
-                    Right::Packed(&packed),
-                ];
-                for left in lefts {
-                    for right in rights {
-                        for threads in [Threads::One, Threads::All] {
-                            let mut c = c0.clone();
-                            gemm(m, n, k, left, right, Out { data: &mut c, row: n, accumulate }, threads);
-                            for i in 0..m {
-                                for j in 0..n {
-                                    let start = if accumulate { c0[i * n + j] } else { 0.0 };
-                                    let expected = chain(&a[i * k..(i + 1) * k], &b_t[j * k..(j + 1) * k], start);
-                                    assert_eq!(c[i * n + j].to_bits(), expected.to_bits(), "{m}x{n}x{k} at {i},{j}");
-                                }
-                            }
-                        }
+    fn rounded(x: &[f32]) -> Vec<f32> {
+        x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect()
+    }
+
+    const SHAPES: [(usize, usize, usize); 12] = [
+        (1, 1, 1),
+        (1, 33, 300),
+        (3, 64, 1025),
+        (7, 16, 5),
+        (12, 32, 257),
+        (13, 47, 64),
+        (100, 70, 513),
+        (97, 2100, 3),
+        (2, 2080, 40),
+        (98, 40, 1040),
+        (5, 0, 4),
+        (4, 5, 0),
+    ];
+
+    /// Every product of a·b with b in these forms follows the chain over `a` and the columns of B, `b_t`.
+    fn check((m, n, k): (usize, usize, usize), a: &[f32], met: &[f32], b_t: &[f32], rights: &[(&str, Right)]) {
+        let (a_t, c0) = (transpose(a, m, k), numbers(m * n, 3));
+        for accumulate in [false, true] {
+            let expected: Vec<u32> = (0..m * n)
+                .map(|at| {
+                    let (i, j, start) = (at / n, at % n, if accumulate { c0[at] } else { 0.0 });
+                    chain(&met[i * k..(i + 1) * k], &b_t[j * k..(j + 1) * k], start).to_bits()
+                })
+                .collect();
+            for left in [View::rows(a, k), View::rows(&a_t, m).transposed()] {
+                for (what, right) in rights {
+                    for threads in [Threads::One, Threads::All] {
+                        let mut c = c0.clone();
+                        gemm(m, n, k, left, *right, Out { data: &mut c, row: n, accumulate }, threads);
+                        let wrong = c.iter().zip(&expected).position(|(c, expected)| c.to_bits() != *expected);
+                        assert_eq!(wrong, None, "{what} {m}x{n}x{k}");
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn every_shape_layout_and_type_gives_the_same_chain_of_fused_additions() {
+        for (m, n, k) in SHAPES {
+            let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+            let shape = (m, n, k);
+
+            let b_t = transpose(&b, k, n);
+            let packed = Packed::new(Right::View(View::rows(&b, n)), k, n, Threads::All);
+            let rights = [
+                ("f32", Right::View(View::rows(&b, n))),
+                ("f32 transposed", Right::View(View::rows(&b_t, k).transposed())),
+                ("f32 packed", Right::Packed(&packed)),
+            ];
+            check(shape, &a, &a, &b_t, &rights);
+
+            let half: Vec<f16> = b.iter().map(|x| f16::from_f32(*x)).collect();
+            let half_t = transpose(&half, k, n);
+            let values_t: Vec<f32> = half_t.iter().map(|x| x.to_f32()).collect();
+            let packed = Packed::new(Right::F16(View::rows(&half_t, k).transposed()), k, n, Threads::All);
+            assert_eq!(packed.data.len() * 4, n.div_ceil(panel_width()) * panel_width() * k * 2);
+            let rights = [
+                ("f16", Right::F16(View::rows(&half, n))),
+                ("f16 transposed", Right::F16(View::rows(&half_t, k).transposed())),
+                ("f16 packed", Right::Packed(&packed)),
+            ];
+            check(shape, &a, &a, &values_t, &rights);
+
+            let brain: Vec<bf16> = b.iter().map(|x| bf16::from_f32(*x)).collect();
+            let brain_t = transpose(&brain, k, n);
+            let values_t: Vec<f32> = brain_t.iter().map(|x| x.to_f32()).collect();
+            let met = if has_dots() { rounded(&a) } else { a.clone() };
+            let rights = [
+                ("bf16", Right::Bf16(View::rows(&brain, n))),
+                ("bf16 transposed", Right::Bf16(View::rows(&brain_t, k).transposed())),
+            ];
+            check(shape, &a, &met, &values_t, &rights);
+            let view = View::rows(&brain_t, k).transposed();
+            let widened = Packed::of(Holds::Bf16, k, n, Threads::All, &|at, out: &mut [bf16]| pack_b(view, at, out));
+            check(shape, &a, &a, &values_t, &[("bf16 packed", Right::Packed(&widened))]);
+            // without bf16 dot products these run through the kernels' plain twin
+            let pairs =
+                [Packed::pairs(view, k, n, Threads::All), Packed::pairs(View::rows(&brain, n), k, n, Threads::One)];
+            let rights = pairs.each_ref().map(|pairs| ("pairs", Right::Packed(pairs)));
+            check(shape, &a, &rounded(&a), &values_t, &rights);
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_the_nearest_and_keeps_what_is_not_finite() {
+        for x in [
+            1.0f32,
+            -1.0 - 1.0 / 256.0,
+            1.0 + 3.0 / 256.0,
+            3e38,
+            f32::MAX,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            1e-40,
+            -0.0,
+        ] {
+            let mut pair = [Pair::new(bf16::ZERO, bf16::ZERO)];
+            round_row(&mut pair, &[x]);
+            assert_eq!(bytemuck::cast::<_, u32>(pair[0]) >> 16, bf16::from_f32(x).to_bits() as u32, "{x}");
+        }
+        let mut c = [0f32];
+        let (a, b) = ([f32::NAN, 1.0], [bf16::ONE; 2]);
+        gemm(
+            1,
+            1,
+            2,
+            View::rows(&a, 2),
+            Right::Bf16(View::rows(&b, 1)),
+            Out { data: &mut c, row: 1, accumulate: false },
+            Threads::One,
+        );
+        assert!(c[0].is_nan());
+    }
+
+    #[test]
+    fn narrower_instruction_sets_pass_these_tests_too() {
+        if std::env::var_os("GRPO_CL_ISA").is_some() {
+            return;
+        }
+        for isa in ["avx512", "avx2", "scalar"] {
+            let mut tests = Command::new(std::env::current_exe().unwrap());
+            let output = tests.arg("kernels::").env("GRPO_CL_ISA", isa).output().unwrap();
+            assert!(output.status.success(), "{isa}: {}", String::from_utf8_lossy(&output.stdout));
         }
     }
 }

@@ -3,6 +3,7 @@
 mod attention;
 mod elementwise;
 pub mod gemm;
+mod micro;
 mod products;
 pub mod simd;
 mod slices;

@@ -1,13 +1,13 @@
 //! Matrix products: the one door to `gemm` on the CPU and to candle's product elsewhere.
 use super::Kernels;
 use super::gemm::{Out, Packed, Right, Threads, View, gemm};
-use super::slices::{read, uninitialised, write};
+use super::slices::{Values, read, read_stored, uninitialised, write};
 use crate::error::Result;
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// A weight `[out, in]` with its packed form, which is made at first use and lives until the weight changes or somebody
+/// A weight `[out, in]` of any type with its packed form of the same type, which is made at first use and lives until the weight changes or somebody
 /// forgets it. Clones share both, so only a weight that never changes may be cloned.
 #[derive(Clone)]
 pub struct Weight {
@@ -35,8 +35,9 @@ impl Weight {
             return Ok(packed.clone());
         }
         let (rows, columns) = self.tensor.dims2()?;
-        let values = read(&self.tensor)?;
-        let made = Arc::new(Packed::new(View::rows(&values, columns).transposed(), columns, rows, Threads::All));
+        let values = read_stored(&self.tensor)?;
+        let right = Operand::Transposed(&self.tensor).right(&values)?;
+        let made = Arc::new(Packed::new(right, columns, rows, Threads::All));
         *packed = Some(made.clone());
         Ok(made)
     }
@@ -62,22 +63,32 @@ impl Operand<'_> {
             Operand::Transposed(_) => (columns, rows),
         })
     }
-    fn view<'b>(&self, values: &'b [f32]) -> Result<View<'b>> {
+    fn view<'b, T>(&self, values: &'b [T]) -> Result<View<'b, T>> {
         let view = View::rows(values, self.tensor().dim(D::Minus1)?);
         Ok(match self {
             Operand::Plain(_) => view,
             Operand::Transposed(_) => view.transposed(),
         })
     }
+    fn right<'b>(&self, values: &'b Values) -> Result<Right<'b>> {
+        Ok(match values {
+            Values::F32(values) => Right::View(self.view(values)?),
+            Values::F16(values) => Right::F16(self.view(values)?),
+            Values::Bf16(values) => Right::Bf16(self.view(values)?),
+        })
+    }
+    /// In f32: candle's product on the CPU knows no bf16.
     fn candle(&self) -> Result<Tensor> {
+        let tensor = self.tensor().to_dtype(DType::F32)?;
         Ok(match self {
-            Operand::Plain(tensor) => (*tensor).clone(),
-            Operand::Transposed(tensor) => tensor.t()?.contiguous()?,
+            Operand::Plain(_) => tensor,
+            Operand::Transposed(_) => tensor.t()?.contiguous()?,
         })
     }
 }
 
-/// out ← A·B, or out ← out + A·B. In place where the kernel allows; never makes a zeroed output first.
+/// out ← A·B, or out ← out + A·B, all f32 but B, which may be a weight of any type. In place where the kernel allows; never
+/// makes a zeroed output first.
 pub fn product_into(kernels: Kernels, out: &mut Tensor, a: Operand, b: Operand, accumulate: bool) -> Result<()> {
     if kernels == Kernels::Plain {
         let product = a.candle()?.matmul(&b.candle()?)?;
@@ -85,8 +96,8 @@ pub fn product_into(kernels: Kernels, out: &mut Tensor, a: Operand, b: Operand, 
         return Ok(());
     }
     let ((m, k), (_, n)) = (a.dims()?, b.dims()?);
-    let (left, right) = (read(a.tensor())?, read(b.tensor())?);
-    let (left, right) = (a.view(&left)?, Right::View(b.view(&right)?));
+    let (left, right) = (read(a.tensor())?, read_stored(b.tensor())?);
+    let (left, right) = (a.view(&left)?, b.right(&right)?);
     write(out, |data| gemm(m, n, k, left, right, Out { data, row: n, accumulate }, Threads::All))
 }
 
@@ -95,7 +106,7 @@ pub fn linear(kernels: Kernels, x: &Tensor, weight: &Weight, bias: Option<&Tenso
     let (rows, inner) = x.dims2()?;
     let outer = weight.tensor.dim(0)?;
     if kernels == Kernels::Plain {
-        let y = x.matmul(&weight.tensor.t()?.contiguous()?)?;
+        let y = x.matmul(&Operand::Transposed(&weight.tensor).candle()?)?;
         return Ok(match bias {
             Some(bias) => y.broadcast_add(bias)?,
             None => y,
@@ -114,7 +125,7 @@ pub fn linear(kernels: Kernels, x: &Tensor, weight: &Weight, bias: Option<&Tenso
     Ok(y)
 }
 
-/// dW += dyᵀ·x; the gradient of x is `product_into(dx, dy, W)`.
+/// dW += dyᵀ·x, in f32 whatever the weight's type, as the sum goes into an f32 gradient; the gradient of x is `product_into(dx, dy, W)`.
 pub fn linear_weight_gradient(kernels: Kernels, dy: &Tensor, x: &Tensor, d_weight: &mut Tensor) -> Result<()> {
     product_into(kernels, d_weight, Operand::Transposed(dy), Operand::Plain(x), true)
 }

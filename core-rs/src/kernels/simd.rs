@@ -6,18 +6,29 @@ use std::sync::OnceLock;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
+    /// AVX-512 with dot products of bf16.
+    Avx512Bf16,
     Avx512,
     Avx2,
     Scalar,
 }
 
-/// The widest set of this processor, or a narrower one that the environment variable GRPO_CL_ISA names (`avx2`, `scalar`).
+impl Isa {
+    pub fn is_avx512(self) -> bool {
+        matches!(self, Isa::Avx512Bf16 | Isa::Avx512)
+    }
+}
+
+/// The widest set of this processor, or a narrower one that the environment variable GRPO_CL_ISA names (`avx512`, `avx2`,
+/// `scalar`).
 pub fn isa() -> Isa {
     static ISA: OnceLock<Isa> = OnceLock::new();
     *ISA.get_or_init(|| match std::env::var("GRPO_CL_ISA").as_deref() {
         Ok("scalar") => Isa::Scalar,
         Ok("avx2") if has_avx2() => Isa::Avx2,
-        _ if has_avx2() && has_avx512() => Isa::Avx512,
+        Ok("avx512") if has_avx512() => Isa::Avx512,
+        _ if has_avx512() && has_bf16_dots() => Isa::Avx512Bf16,
+        _ if has_avx512() => Isa::Avx512,
         _ if has_avx2() => Isa::Avx2,
         _ => Isa::Scalar,
     })
@@ -25,12 +36,17 @@ pub fn isa() -> Isa {
 
 #[cfg(target_arch = "x86_64")]
 fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
 #[cfg(target_arch = "x86_64")]
 fn has_avx512() -> bool {
-    is_x86_feature_detected!("avx512f")
+    has_avx2() && is_x86_feature_detected!("avx512f")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_bf16_dots() -> bool {
+    is_x86_feature_detected!("avx512bf16")
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -40,6 +56,11 @@ fn has_avx2() -> bool {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn has_avx512() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_bf16_dots() -> bool {
     false
 }
 
@@ -62,7 +83,7 @@ macro_rules! simd {
                 fn narrow($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
                 match $crate::kernels::simd::isa() {
                     // SAFETY: `isa` has seen these features on this processor.
-                    $crate::kernels::simd::Isa::Avx512 => return unsafe { wide($($arg),*) },
+                    $crate::kernels::simd::Isa::Avx512Bf16 | $crate::kernels::simd::Isa::Avx512 => return unsafe { wide($($arg),*) },
                     // SAFETY: as above.
                     $crate::kernels::simd::Isa::Avx2 => return unsafe { narrow($($arg),*) },
                     $crate::kernels::simd::Isa::Scalar => {}

@@ -3,7 +3,7 @@
 use super::weights::{Dtype, Parameter, save};
 use super::{Gradients, Model, write_json};
 use crate::error::{Error, Result};
-use crate::kernels::{Operand, Weight, linear, linear_weight_gradient, product_into, read, uninitialised, write};
+use crate::kernels::{Operand, linear, linear_weight_gradient, product_into, read, uninitialised, write};
 use candle_core::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -90,15 +90,15 @@ impl Model {
             let a = random_a(spec.rank, inner, &mut rng)?;
             let b = Tensor::zeros((outer, spec.rank), candle_core::DType::F32, &Device::Cpu)?;
             let name = format!("{}.{}", spec.name, module_name(&self.parameters[id].name));
-            let a = self.add_parameter(format!("{name}.lora_A.weight"), a);
-            let b = self.add_parameter(format!("{name}.lora_B.weight"), b);
+            let a = self.add_parameter(format!("{name}.lora_A.weight"), a)?;
+            let b = self.add_parameter(format!("{name}.lora_B.weight"), b)?;
             let earlier: Vec<usize> = (0..self.adapters.len())
                 .filter(|k| spec.gates && self.adapters[*k].modules.contains_key(&id))
                 .collect();
             let gates = earlier.into_iter().map(|k| {
                 let gate = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu)?;
                 let of = &self.adapters[k].spec.name;
-                Ok((k, self.add_parameter(format!("{name}.gate.{of}"), gate)))
+                Ok((k, self.add_parameter(format!("{name}.gate.{of}"), gate)?))
             });
             let gates = gates.collect::<Result<_>>()?;
             modules.insert(id, Module { a, b, gates });
@@ -138,9 +138,9 @@ impl Model {
             .collect()
     }
 
-    fn add_parameter(&mut self, name: String, tensor: Tensor) -> usize {
-        self.parameters.push(Parameter::new(name, tensor, Dtype::F32));
-        self.parameters.len() - 1
+    fn add_parameter(&mut self, name: String, tensor: Tensor) -> Result<usize> {
+        self.parameters.push(Parameter::new(name, &tensor, Dtype::F32)?);
+        Ok(self.parameters.len() - 1)
     }
 
     /// The model computes as when this adapter was the newest.
@@ -254,12 +254,12 @@ impl Model {
 
     /// The dense weight that the model computes with: W + Σ factor·B·A, in f32.
     pub fn effective(&self, id: usize) -> Result<Tensor> {
-        let dense = &self.parameters[id].weight.tensor;
+        let dense = &self.parameters[id];
         let branches = self.branches(id);
         if branches.is_empty() {
-            return Ok(dense.clone());
+            return dense.values();
         }
-        let mut sum = dense.copy()?;
+        let mut sum = dense.copied_values()?;
         for branch in branches {
             let tensor = |id: usize| &self.parameters[id].weight.tensor;
             let a = (tensor(branch.a) * self.factor(&branch)? as f64)?;
@@ -289,7 +289,7 @@ impl Model {
         self.parameters.iter_mut().for_each(|parameter| parameter.trained = true);
     }
 
-    /// Puts dense weights in place of the model's and drops all adapters; everything is trained again.
+    /// Puts dense f32 weights in place of the model's and drops all adapters; everything is trained again.
     pub fn set_dense(&mut self, tensors: Vec<Tensor>) -> Result<()> {
         let dense = self.dense_parameters();
         if tensors.len() != dense {
@@ -298,9 +298,7 @@ impl Model {
         self.drop_adapters();
         self.dense_replaced = true;
         for (parameter, tensor) in self.parameters.iter_mut().zip(tensors) {
-            let rounded = tensor.copy()?; // frozen models may share the old one
-            write(&rounded, |values| parameter.dtype.round(values))?;
-            parameter.weight = Weight::new(rounded);
+            parameter.assign(&tensor.copy()?)?; // frozen models may share the old one
         }
         Ok(())
     }
@@ -369,7 +367,7 @@ impl Model {
         });
         let Value::Object(config) = config else { unreachable!("written as an object") };
         write_json(&directory.join("adapter_config.json"), &config)?;
-        save(&directory.join("adapter_model.safetensors"), &tensors, Dtype::F32)
+        save(&directory.join("adapter_model.safetensors"), tensors.into_iter().map(Ok), Dtype::F32)
     }
 
     fn concatenated(&self, branches: &[Branch]) -> Result<(Tensor, Tensor)> {
@@ -400,7 +398,7 @@ impl Model {
             for (part, parameter) in [("lora_A", module.a), ("lora_B", module.b)] {
                 let shape = self.parameters[parameter].weight.tensor.dims().to_vec();
                 let values = file.read(&format!("{name}.{part}.weight"), &shape)?;
-                self.parameters[parameter].weight = Weight::new(Tensor::from_vec(values, shape, &Device::Cpu)?);
+                self.parameters[parameter].assign(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
             }
         }
         Ok(())

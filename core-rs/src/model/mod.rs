@@ -64,7 +64,7 @@ impl Model {
         }
         let dense = 0..self.dense_parameters();
         let tensors = dense.map(|id| Ok((self.parameters[id].name.clone(), self.effective(id)?)));
-        weights::save(&directory.join("model.safetensors"), &tensors.collect::<Result<Vec<_>>>()?, self.dtype)
+        weights::save(&directory.join("model.safetensors"), tensors, self.dtype)
     }
 
     pub fn parameter_count(&self) -> usize {

@@ -2,7 +2,7 @@
 use super::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::kernels::{Kernels, Weight, read};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::tensor::TensorView;
@@ -25,13 +25,15 @@ impl Dtype {
             Dtype::Bf16 => "bfloat16",
         }
     }
-    /// The nearest value that this type can hold. On the CPU weights are kept as f32 that fit the type.
-    pub fn round(self, values: &mut [f32]) {
-        match self {
-            Dtype::F32 => {}
-            Dtype::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
-            Dtype::Bf16 => values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
-        }
+    /// f32 values as parameters keep them: matrices in this type, norms and biases in f32 that fit it (they are few, and read
+    /// at every row). Of f32 the tensor itself.
+    fn keep(self, values: &Tensor) -> Result<Tensor> {
+        let rounded = values.to_dtype(match self {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::Bf16 => DType::BF16,
+        })?;
+        Ok(if values.rank() > 1 { rounded } else { rounded.to_dtype(DType::F32)? })
     }
     fn bytes(self, values: &[f32]) -> Vec<u8> {
         match self {
@@ -52,15 +54,33 @@ impl Dtype {
 pub struct Parameter {
     pub name: String,
     pub weight: Weight,
-    /// The type its values fit; adapters are f32 whatever the model's type.
+    /// The type its values have; adapters are f32 whatever the model's type.
     pub dtype: Dtype,
     /// False: no gradient is made for it.
     pub trained: bool,
 }
 
 impl Parameter {
-    pub fn new(name: String, tensor: Tensor, dtype: Dtype) -> Self {
-        Self { name, weight: Weight::new(tensor), dtype, trained: true }
+    /// Of f32 values, rounded to the type.
+    pub fn new(name: String, values: &Tensor, dtype: Dtype) -> Result<Self> {
+        Ok(Self { name, weight: Weight::new(dtype.keep(values)?), dtype, trained: true })
+    }
+
+    /// Takes on f32 values, rounded to its type; of f32 the tensor itself.
+    pub fn assign(&mut self, values: &Tensor) -> Result<()> {
+        self.weight = Weight::new(self.dtype.keep(values)?);
+        Ok(())
+    }
+
+    /// Its values in f32: a wider copy, or the tensor itself.
+    pub fn values(&self) -> Result<Tensor> {
+        Ok(self.weight.tensor.to_dtype(DType::F32)?)
+    }
+
+    /// As `values`, and nobody else's.
+    pub fn copied_values(&self) -> Result<Tensor> {
+        let tensor = &self.weight.tensor;
+        Ok(if tensor.dtype() == DType::F32 { tensor.copy()? } else { self.values()? })
     }
 
     /// For a frozen model: what is trained is copied, what is not is shared.
@@ -138,10 +158,8 @@ pub fn load(directory: &Path, config: &ModelConfig, dtype: Dtype) -> Result<(Vec
     let parameters = shapes
         .into_iter()
         .map(|(name, shape)| {
-            let mut values = index.read(&name, &shape)?;
-            dtype.round(&mut values);
-            let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
-            Ok(Parameter::new(name, tensor, dtype))
+            let values = Tensor::from_vec(index.read(&name, &shape)?, shape, &Device::Cpu)?;
+            Parameter::new(name, &values, dtype)
         })
         .collect::<Result<_>>()?;
     Ok((parameters, ids))
@@ -215,10 +233,14 @@ fn shard_paths(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| directory.join(name)).collect())
 }
 
-/// Writes named tensors as transformers and PEFT read them.
-pub fn save(file: &Path, tensors: &[(String, Tensor)], dtype: Dtype) -> Result<()> {
-    let data = tensors.iter().map(|(_, tensor)| Ok(dtype.bytes(&read(tensor)?))).collect::<Result<Vec<_>>>()?;
-    let views = tensors.iter().zip(&data).map(|((name, tensor), bytes)| (name.clone(), tensor.dims().to_vec(), bytes));
+/// Writes named f32 tensors, made one at a time, as transformers and PEFT read them.
+pub fn save(file: &Path, tensors: impl Iterator<Item = Result<(String, Tensor)>>, dtype: Dtype) -> Result<()> {
+    let arrays = tensors.map(|named| {
+        let (name, tensor) = named?;
+        Ok((name, tensor.dims().to_vec(), dtype.bytes(&read(&tensor)?)))
+    });
+    let arrays = arrays.collect::<Result<Vec<_>>>()?;
+    let views = arrays.iter().map(|(name, shape, bytes)| (name.clone(), shape.clone(), bytes));
     write_file(file, dtype.in_file(), views, HashMap::from([("format".to_string(), "pt".to_string())]))
 }
 

@@ -47,21 +47,17 @@ pub struct Slot {
 impl Slot {
     fn new(parameter: usize, of: &Parameter) -> Result<Self> {
         let tensor = &of.weight.tensor;
-        let master = if of.dtype == Dtype::F32 { tensor.clone() } else { tensor.copy()? };
+        let master = if of.dtype == Dtype::F32 { tensor.clone() } else { of.copied_values()? };
         Ok(Self { parameter, master, first: zeros_like(tensor)?, second: zeros_like(tensor)? })
     }
 
     /// The model's weight becomes the master's value in its type.
     pub fn publish(&self, model: &mut Model) -> Result<()> {
-        let Parameter { weight, dtype, .. } = &mut model.parameters[self.parameter];
-        if *dtype != Dtype::F32 {
-            let master = read(&self.master)?;
-            write(&weight.tensor, |values| {
-                values.copy_from_slice(&master);
-                dtype.round(values);
-            })?;
+        let parameter = &mut model.parameters[self.parameter];
+        match parameter.dtype {
+            Dtype::F32 => parameter.weight.changed(),
+            _ => parameter.assign(&self.master)?,
         }
-        weight.changed();
         Ok(())
     }
 }

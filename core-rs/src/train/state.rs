@@ -4,7 +4,7 @@ use super::optimizer::Slot;
 use crate::error::{Error, Result};
 use crate::kernels::{Weight, read, write};
 use crate::model::{AdapterSpec, Model, write_file};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -31,7 +31,7 @@ struct FrozenModel {
 const METADATA: &str = "grpo-cl";
 
 impl Trainer {
-    /// Named tensors of the state, the frozen `models` apart.
+    /// Named tensors of the state, the frozen `models` apart, as they are kept; files and digests have them in f32.
     fn tensors(&self, model: &Model) -> Result<Vec<(String, Tensor)>> {
         let mut all = Vec::new();
         for Slot { parameter, master, first, second } in &self.optimizer.slots {
@@ -72,7 +72,7 @@ impl Trainer {
             .map_err(|e| Error::File { path: file.to_path_buf(), problem: e.to_string() })?;
         let bytes = tensors
             .iter()
-            .map(|(_, tensor)| Ok(bytemuck::cast_slice(&read(tensor)?).to_vec()))
+            .map(|(_, tensor)| Ok(bytemuck::cast_slice(&read(&tensor.to_dtype(DType::F32)?)?).to_vec()))
             .collect::<Result<Vec<Vec<u8>>>>()?;
         let views = tensors.iter().zip(&bytes).map(|((name, tensor), b)| (name.clone(), tensor.dims().to_vec(), b));
         write_file(file, safetensors::Dtype::F32, views, HashMap::from([(METADATA.to_string(), text)]))
@@ -96,7 +96,7 @@ impl Trainer {
             let name = format!("{kind}/{}", model.parameters[id].name);
             if arrays.has(&name) {
                 let tensor = arrays.tensor(&name, model.parameters[id].weight.tensor.dims())?;
-                model.parameters[id].weight = Weight::new(tensor);
+                model.parameters[id].assign(&tensor)?;
             }
         }
         self.rebuild(model)?;
@@ -125,7 +125,7 @@ impl Trainer {
         hash.update(self.optimizer.steps.to_le_bytes());
         for (name, tensor) in self.tensors(model)? {
             hash.update(name.as_bytes());
-            hash.update(bytemuck::cast_slice::<f32, u8>(&read(&tensor)?));
+            hash.update(bytemuck::cast_slice::<f32, u8>(&read(&tensor.to_dtype(DType::F32)?)?));
         }
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
@@ -185,7 +185,7 @@ impl Arrays<'_> {
             parameter.trained = false;
             let stored = format!("model/{name}/{}", parameter.name);
             if self.has(&stored) {
-                parameter.weight = Weight::new(self.tensor(&stored, parameter.weight.tensor.dims())?);
+                parameter.assign(&self.tensor(&stored, parameter.weight.tensor.dims())?)?;
             } else if let Some(shared) = policy.parameters.iter().find(|p| p.name == parameter.name) {
                 parameter.weight = shared.weight.clone();
             }
