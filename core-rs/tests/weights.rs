@@ -8,8 +8,12 @@ use grpo_core::train::{
 use std::path::{Path, PathBuf};
 
 fn model() -> Model {
+    model_with(Kernels::Fused)
+}
+
+fn model_with(kernels: Kernels) -> Model {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/quickstart-model");
-    Model::load(&directory, Dtype::F32, Kernels::Fused).unwrap_or_else(|e| panic!("{e}"))
+    Model::load(&directory, Dtype::F32, kernels).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn trainer(model: &Model) -> Trainer {
@@ -255,7 +259,12 @@ fn arithmetic_on_vectors_is_that_of_their_numbers() {
 
 #[test]
 fn consolidated_quadratics_are_their_sum() {
-    let mut policy = model();
+    for kernels in [Kernels::Fused, Kernels::Plain] {
+        consolidate_and_sum(model_with(kernels));
+    }
+}
+
+fn consolidate_and_sum(mut policy: Model) {
     let mut t = trainer(&policy);
     let data = data();
     let mut quadratics = Vec::new();

@@ -352,7 +352,7 @@ export function memoryPlan(config: RunConfig, facts: PlanFacts): MemoryPlan {
     device("keys and values", keyValueCaches(config, facts, sequences)),
     device("logits of sampled tokens", samplingBytes(shape, sequences), ["rollout"]),
     ...updateTerms(config, facts, pass),
-    host("copy that is written", 3 * F32 * trained + (vectors + frozen) * F32 * trained, ["checkpoint"]),
+    host("tensor that is written", F32 * shape.vocabulary * shape.hidden, ["checkpoint"]),
     host("remembered rollouts", rememberedBytes(config, facts)),
     host("program", PROGRAM_BYTES),
   ].filter(({ bytes }) => bytes > 0);

@@ -5,8 +5,8 @@ use crate::kernels::{Kernels, Weight, read};
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype as FileDtype, SafeTensors};
+use safetensors::{Dtype as FileDtype, SafeTensors, View};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -233,31 +233,47 @@ fn shard_paths(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| directory.join(name)).collect())
 }
 
-/// Writes named f32 tensors, made one at a time, as transformers and PEFT read them.
+/// Writes named tensors as transformers and PEFT read them.
 pub fn save(file: &Path, tensors: impl Iterator<Item = Result<(String, Tensor)>>, dtype: Dtype) -> Result<()> {
-    let arrays = tensors.map(|named| {
-        let (name, tensor) = named?;
-        Ok((name, tensor.dims().to_vec(), dtype.bytes(&read(&tensor)?)))
-    });
-    let arrays = arrays.collect::<Result<Vec<_>>>()?;
-    let views = arrays.iter().map(|(name, shape, bytes)| (name.clone(), shape.clone(), bytes));
-    write_file(file, dtype.in_file(), views, HashMap::from([("format".to_string(), "pt".to_string())]))
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    write_file(file, dtype, tensors.collect::<Result<_>>()?, metadata)
 }
 
-/// Writes named arrays of one type as safetensors.
-pub fn write_file<'a>(
+/// Writes named tensors as safetensors of one type.
+pub fn write_file(
     file: &Path,
-    dtype: FileDtype,
-    tensors: impl Iterator<Item = (String, Vec<usize>, &'a Vec<u8>)>,
+    dtype: Dtype,
+    tensors: Vec<(String, Tensor)>,
     metadata: HashMap<String, String>,
 ) -> Result<()> {
-    let problem = |problem: String| Error::File { path: file.to_path_buf(), problem };
     let views = tensors
-        .map(|(name, shape, bytes)| {
-            Ok((name, TensorView::new(dtype, shape, bytes).map_err(|e| problem(e.to_string()))?))
-        })
+        .into_iter()
+        .map(|(name, tensor)| Ok((name, Written { tensor: tensor.contiguous()?, dtype })))
         .collect::<Result<Vec<_>>>()?;
-    safetensors::serialize_to_file(views, Some(metadata), file).map_err(|e| problem(e.to_string()))
+    safetensors::serialize_to_file(views, Some(metadata), file)
+        .map_err(|e| Error::File { path: file.to_path_buf(), problem: e.to_string() })
+}
+
+/// A dense tensor on its way into a file. Its bytes are made when its turn comes: no second copy of a model is ever whole.
+struct Written {
+    tensor: Tensor,
+    dtype: Dtype,
+}
+
+impl View for Written {
+    fn dtype(&self) -> FileDtype {
+        self.dtype.in_file()
+    }
+    fn shape(&self) -> &[usize] {
+        self.tensor.dims()
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        let bytes = || -> Result<Vec<u8>> { Ok(self.dtype.bytes(&read(&self.tensor.to_dtype(DType::F32)?)?)) };
+        Cow::Owned(bytes().expect("a dense tensor can be read"))
+    }
+    fn data_len(&self) -> usize {
+        self.tensor.elem_count() * if self.dtype == Dtype::F32 { 4 } else { 2 }
+    }
 }
 
 /// Kernels that fit the device of the weights.

@@ -27,7 +27,7 @@ pub struct OptimizerReport {
 }
 
 /// Elements that one thread updates at a time; also the unit of the norm's partial sums.
-const CHUNK: usize = 1 << 14;
+pub const CHUNK: usize = 1 << 14;
 
 /// Master weights and moments of the trained parameters.
 pub struct Optimizer {

@@ -4,10 +4,10 @@
 //! Three names are live: `weights` (the masters), `gradient` (the accumulated one) and `effective` (the dense weights that
 //! the model computes with, adapters folded in).
 use super::operation::{Term, WeightOp};
-use super::optimizer::dot;
+use super::optimizer::{CHUNK, dot};
 use super::{Batch, Objective, Pass, Stored, Trainer};
 use crate::error::{Error, Result};
-use crate::kernels::{read, write, zeros_like};
+use crate::kernels::{Kernels, read, write, zeros_like};
 use crate::model::{AdapterSpec, Gradients, Model};
 use candle_core::Tensor;
 use rand_chacha::ChaCha8Rng;
@@ -145,6 +145,7 @@ impl Trainer {
         let mut sum = self.vectors.named.get(into).cloned().map_or_else(zeros, Ok)?;
         let mut centre = match anchor.and_then(|name| self.vectors.named.get(name)) {
             Some(old) => old.clone(),
+            None if anchor.is_some() => map(&self.masters(), |master| Ok(master.copy()?))?,
             None => self.masters(),
         };
         same_shapes(&sum, &self.masters())?;
@@ -165,7 +166,7 @@ impl Trainer {
             let gained = places.map(|(sum, centre, gradient, here)| {
                 let added = of.of(gradient)?;
                 if anchor.is_some() {
-                    return join(sum, centre, &added, here);
+                    return join(model.kernels, sum, centre, &added, here);
                 }
                 *sum = (&*sum + added)?;
                 Ok(0.0)
@@ -258,11 +259,12 @@ impl Trainer {
         same_shapes(&added, &here)?;
         let (mut h, mut m) = match (self.vectors.named.remove(importance), self.vectors.named.remove(anchor)) {
             (Some(h), Some(m)) => (h, m),
-            _ => (added.iter().map(zeros_like).collect::<Result<_>>()?, here.clone()),
+            _ => (added.iter().map(zeros_like).collect::<Result<_>>()?, map(&here, |here| Ok(here.copy()?))?),
         };
         same_shapes(&h, &here)?;
         let places = (&mut h, &mut m, &added, &here).into_par_iter();
-        let gained = places.map(|(h, m, added, here)| join(h, m, added, here)).collect::<Result<Vec<f64>>>()?;
+        let gained =
+            places.map(|(h, m, added, here)| join(model.kernels, h, m, added, here)).collect::<Result<Vec<f64>>>()?;
         self.put(model, importance, h)?;
         self.put(model, anchor, m)?;
         Ok(gained.iter().sum())
@@ -282,12 +284,7 @@ impl Trainer {
         for (((weights, importance), anchor), gradient) in
             weights.iter().zip(importance).zip(anchor).zip(self.gradients.trained())
         {
-            let moved = (weights - anchor)?;
-            let pull = (importance * &moved)?;
-            value += dot(&pull, &moved)?;
-            let sum = (gradient + (pull * strength)?)?;
-            let sum = read(&sum)?;
-            write(gradient, |gradient| gradient.copy_from_slice(&sum))?;
+            value += pull(model.kernels, gradient, weights, importance, anchor, strength)?;
         }
         Ok(strength / 2.0 * value)
     }
@@ -334,7 +331,18 @@ impl<'a> SequenceOf<'a> {
 }
 
 /// Two quadratics become one, in place: Σ H(θ−m)² + Σ F(θ−θ₀)² = Σ (H+F)(θ−m')² + Σ HF/(H+F)·(m−θ₀)²; gives the last sum.
-fn join(importance: &mut Tensor, anchor: &mut Tensor, added: &Tensor, here: &Tensor) -> Result<f64> {
+fn join(kernels: Kernels, importance: &mut Tensor, anchor: &mut Tensor, added: &Tensor, here: &Tensor) -> Result<f64> {
+    if kernels == Kernels::Fused {
+        let (added, here) = (read(added)?, read(here)?);
+        return write(importance, |h| {
+            write(anchor, |m| {
+                let chunks =
+                    (h.par_chunks_mut(CHUNK), m.par_chunks_mut(CHUNK), added.par_chunks(CHUNK), here.par_chunks(CHUNK));
+                chunks.into_par_iter().map(|(h, m, f, here)| join_chunk(h, m, f, here)).collect::<Vec<f64>>()
+            })
+        })?
+        .map(|partial| partial.iter().sum());
+    }
     let total = (&*importance + added)?;
     // F/(H+F), 0 where nothing matters
     let share = (added / total.maximum(f32::MIN_POSITIVE)?)?;
@@ -343,6 +351,56 @@ fn join(importance: &mut Tensor, anchor: &mut Tensor, added: &Tensor, here: &Ten
     *anchor = (&*anchor + (share * step)?)?;
     *importance = total;
     Ok(constant)
+}
+
+fn join_chunk(importance: &mut [f32], anchor: &mut [f32], added: &[f32], here: &[f32]) -> f64 {
+    let mut constant = 0.0;
+    for (((h, m), f), here) in importance.iter_mut().zip(anchor).zip(added).zip(here) {
+        let total = *h + f;
+        let (share, step) = (f / total.max(f32::MIN_POSITIVE), here - *m);
+        constant += (*h * share * step) as f64 * step as f64;
+        *m += share * step;
+        *h = total;
+    }
+    constant
+}
+
+/// gradient += strength · importance ⊙ (weights − anchor); gives Σ importance·(weights − anchor)².
+fn pull(
+    kernels: Kernels,
+    gradient: &Tensor,
+    weights: &Tensor,
+    importance: &Tensor,
+    anchor: &Tensor,
+    strength: f64,
+) -> Result<f64> {
+    if kernels == Kernels::Fused {
+        let (weights, importance, anchor) = (read(weights)?, read(importance)?, read(anchor)?);
+        let partial = write(gradient, |gradient| {
+            let fixed = (weights.par_chunks(CHUNK), importance.par_chunks(CHUNK), anchor.par_chunks(CHUNK));
+            let chunks = gradient.par_chunks_mut(CHUNK).zip(fixed.into_par_iter());
+            chunks.map(|(g, (w, h, m))| pull_chunk(g, w, h, m, strength as f32)).collect::<Vec<f64>>()
+        })?;
+        return Ok(partial.iter().sum());
+    }
+    let moved = (weights - anchor)?;
+    let pull = (importance * &moved)?;
+    let value = dot(&pull, &moved)?;
+    let sum = (gradient + (pull * strength)?)?;
+    let sum = read(&sum)?;
+    write(gradient, |gradient| gradient.copy_from_slice(&sum))?;
+    Ok(value)
+}
+
+fn pull_chunk(gradient: &mut [f32], weights: &[f32], importance: &[f32], anchor: &[f32], strength: f32) -> f64 {
+    let mut value = 0.0;
+    for (((g, w), h), m) in gradient.iter_mut().zip(weights).zip(importance).zip(anchor) {
+        let moved = w - m;
+        let pull = h * moved;
+        value += pull as f64 * moved as f64;
+        *g += strength * pull;
+    }
+    value
 }
 
 fn is_live(name: &str) -> bool {
