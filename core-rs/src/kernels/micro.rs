@@ -158,6 +158,7 @@ impl Stored for f32 {
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn load_8(from: *const f32) -> __m256 {
+        // SAFETY: the caller's contract.
         unsafe { _mm256_loadu_ps(from) }
     }
 }
@@ -174,7 +175,9 @@ impl Stored for bf16 {
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn load_8(from: *const bf16) -> __m256 {
+        // SAFETY: the caller's contract.
         let upper = unsafe { _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())) };
+        // SAFETY: as above.
         unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(upper)) }
     }
 }
@@ -190,6 +193,7 @@ impl Stored for f16 {
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn load_8(from: *const f16) -> __m256 {
+        // SAFETY: the caller's contract.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
     }
 }
@@ -201,16 +205,19 @@ macro_rules! widened_lanes {
             #[cfg(target_arch = "x86_64")]
             #[inline(always)]
             unsafe fn splat(left: f32) -> __m512 {
+                // SAFETY: the caller's contract.
                 unsafe { _mm512_set1_ps(left) }
             }
             #[cfg(target_arch = "x86_64")]
             #[inline(always)]
             unsafe fn load($from: *const Self) -> __m512 {
+                // SAFETY: the caller's contract.
                 unsafe { $load }
             }
             #[cfg(target_arch = "x86_64")]
             #[inline(always)]
             unsafe fn multiply_add(left: __m512, right: __m512, sum: __m512) -> __m512 {
+                // SAFETY: the caller's contract.
                 unsafe { _mm512_fmadd_ps(left, right, sum) }
             }
         }
@@ -225,11 +232,13 @@ impl Lanes for Pair {
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn splat(left: Pair) -> __m512 {
+        // SAFETY: the caller's contract.
         unsafe { _mm512_castsi512_ps(_mm512_set1_epi32(left.0 as i32)) }
     }
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn load(from: *const Self) -> __m512 {
+        // SAFETY: the caller's contract.
         unsafe { _mm512_loadu_ps(from.cast()) }
     }
     #[cfg(target_arch = "x86_64")]
@@ -237,6 +246,7 @@ impl Lanes for Pair {
     unsafe fn multiply_add(left: __m512, right: __m512, sum: __m512) -> __m512 {
         // SAFETY: the same 512 bits under another name.
         let bits = |x: __m512| unsafe { std::mem::transmute::<__m512, __m512bh>(x) };
+        // SAFETY: the caller's contract.
         unsafe { _mm512_dpbf16_ps(sum, bits(left), bits(right)) }
     }
 }
