@@ -339,8 +339,7 @@ export function memoryPlan(config: RunConfig, facts: PlanFacts): MemoryPlan {
   const trained = trainedParameters(shape, config);
   const sequences = config.batch_size_per_gpu * config.gradient_accumulation_steps * config.num_samples_per_prompt;
   const pass = passOf(config, facts, sequences);
-  const { vectors, snapshots } = methodNeeds(config);
-  const frozen = snapshots + (anchorOf(config) === "previous_task" ? 1 : 0);
+  const { vectors } = methodNeeds(config);
   const terms = [
     device("weights", weightBytes(shape, config)),
     device("packed for products", packedBytes(shape, config)),
