@@ -184,6 +184,51 @@ fn fixtures_logprobs_and_entropies() {
     });
 }
 
+/// Half the distance of neighbouring numbers around 1.
+fn rounding_unit(dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::F32 => 2f64.powi(-24),
+        Dtype::F16 => 2f64.powi(-11),
+        Dtype::Bf16 => 2f64.powi(-8),
+    }
+}
+
+/// Weights of 16 bits against the f32 numbers: log-probabilities differ by at most 8 rounding units in the mean, gradients by
+/// at most 8 of their norm.
+#[test]
+fn fixtures_on_narrower_types() {
+    for_each_model(|directory, expected, kernels| {
+        let forward = json(expected.join("forward.json"));
+        let batch = RaggedBatch::read(expected);
+        let gradient_of = |model: &Model| {
+            let mut trainer = Trainer::new(model, OPTIONS[0]).unwrap();
+            // a loss without clipping, whose slope has no jumps
+            batch.gradient(&mut trainer, model, "bnpo", &Loss::Nll { temperature: 1.0 });
+            trainer.gradients().iter().flat_map(flat).collect::<Vec<f32>>()
+        };
+        let exact = gradient_of(&load(directory, kernels));
+        for dtype in [Dtype::F16, Dtype::Bf16] {
+            let model = Model::load(directory, dtype, kernels).unwrap();
+            let mut differences = Vec::new();
+            for case in forward["logprobs"].as_array().unwrap() {
+                let prompt = ids(&forward["prompts"][case["prompt"].as_u64().unwrap() as usize]["ids"]);
+                let tokens = [prompt.clone(), ids(&case["continuation"])].concat();
+                let temperature = case["temperature"].as_f64().unwrap() as f32;
+                let found = distributions(&model, &tokens, &[0, tokens.len() as u32], temperature).unwrap();
+                let wanted = numbers(&case["logprobs"]);
+                differences
+                    .extend(wanted.iter().zip(&found[prompt.len()..]).map(|(w, f)| (f.logprob as f64 - w).abs()));
+            }
+            let mean = differences.iter().sum::<f64>() / differences.len() as f64;
+            let apart: Vec<f32> = gradient_of(&model).iter().zip(&exact).map(|(got, want)| got - want).collect();
+            let unit = rounding_unit(dtype);
+            eprintln!("{dtype:?}: {} and {} rounding units", mean / unit, norm(&apart) / norm(&exact) / unit);
+            assert!(mean > 0.0 && mean <= 8.0 * unit, "{dtype:?}: log-probabilities differ by {mean} in the mean");
+            close(norm(&apart) / norm(&exact), 0.0, 8.0 * unit, "gradient");
+        }
+    });
+}
+
 /// A fixture batch as ragged sequences, padding taken away.
 struct RaggedBatch {
     tokens: Vec<u32>,
