@@ -32,6 +32,7 @@ const ADAPTER: Partial<RunConfig> = { lora_r: 16, lora_alpha: 32, learning_rate:
 
 /** What a method is run with beside the config: chosen on other seeds than those that are reported. */
 export const BENCH_SETTINGS: Readonly<Partial<Record<Method, Partial<RunConfig>>>> = {
+  joint: { learning_rate: 2e-4, kl_coef: 0.02 },
   replay: { replay_ratio: 0.5 },
   adaptive_replay: { replay_ratio: 0.4, probe_interval: 8 },
   a_gem: { replay_ratio: 0.5 },
