@@ -121,7 +121,7 @@ function headLines(config: RunConfig, facts: PlanFacts, { pass, sequences }: Mem
     `Model: ${config.model_name_or_path} (${shape.architecture}, ${count(all)} parameters, ${trained === all ? "all" : count(trained)} trained), ${config.model_dtype}`,
     `Rollouts: ${count(sequences)} conversations at once, of up to ${count(pass.sequence_tokens)} tokens`,
     `Gradient: a tree of ${count(pass.tree_rows)} tokens, ${cutting(pass)}`,
-    "Every type's values are held in float32 in this release; its device is the processor.",
+    "Gradients, moments, masters and activations are float32; the device is the processor in this release.",
   ];
 }
 
