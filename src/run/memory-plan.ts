@@ -349,7 +349,11 @@ export function memoryPlan(config: RunConfig, facts: PlanFacts): MemoryPlan {
     ...frozenTerms(config, facts),
     device(`vectors of ${config.cl_algorithm}`, vectors * F32 * trained),
     device("keys and values", keyValueCaches(config, facts, sequences)),
-    device("logits of sampled tokens", samplingBytes(shape, sequences), ["rollout"]),
+    device(
+      "logits of sampled tokens",
+      samplingBytes(shape, sequences),
+      config.overlap_rollouts ? ["rollout", "update"] : ["rollout"],
+    ),
     ...updateTerms(config, facts, pass),
     host("tensor that is written", F32 * shape.vocabulary * shape.hidden, ["checkpoint"]),
     host("remembered rollouts", rememberedBytes(config, facts)),
